@@ -1,0 +1,36 @@
+# make train · make test · make check · make report: each sets up what it needs (a .venv with pinned, hashed packages).
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: train test lint types check report lock clean
+.DELETE_ON_ERROR:
+
+train: $(VENV)/.ready
+	$(RUN) -m featherweight train --recipe feather_quick --or-digits
+
+test: lint types
+	$(RUN) -m pytest
+
+lint: $(VENV)/.ready
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(VENV)/.ready
+	$(RUN) -m pyright --warnings
+
+check: $(VENV)/.ready
+	$(RUN) -m featherweight check feather_quick
+
+report: $(VENV)/.ready
+	$(RUN) -m featherweight report
+
+lock:
+	$(RUN) -m pip install --quiet uv
+	$(RUN) tools/lock.py
+
+$(VENV)/.ready: requirements.lock requirements-cuda.lock pyproject.toml tools/setup_venv.py
+	$(PYTHON) tools/setup_venv.py $(VENV)
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

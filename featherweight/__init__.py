@@ -1,0 +1,1 @@
+"""Featherweight: train, check, explain and ship small image classifiers under explicit design rules."""

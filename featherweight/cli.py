@@ -1,0 +1,73 @@
+"""`featherweight COMMAND …`: choose the command, parse, call, turn bad input into one line and exit code 2.
+
+Each command lives in `featherweight/commands/NAME.py` as `add_arguments(parser)` and `run(args) -> exit code`; only the
+chosen one is imported, so help never waits for torch. Exit codes: 0 done, 1 a check failed, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from featherweight.utils import UserError
+
+COMMANDS = {
+    "train": "train a network by a recipe; --resume carries on an interrupted run",
+    "eval": "measure a trained network on the test or validation pictures",
+    "models": "list the networks: parameters, multiply-adds, receptive field, rules met",
+    "summary": "the layer table of a network",
+    "check": "the assignment's verdict on a network, rule by rule",
+    "audit": "measure what an augmentation pipeline really does",
+    "data": "say where the data is, verify it, fetch it",
+    "report": "write the README's tables from the records in results/",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its complaints brought down to one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = Parser(prog="featherweight", description="Train, check, explain and ship small image classifiers.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    modules = {}
+    for name, about in COMMANDS.items():
+        sub = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        if name == chosen:
+            modules[name] = importlib.import_module(f"featherweight.commands.{name}")
+            modules[name].add_arguments(sub)
+    try:
+        args = parser.parse_args(arguments)
+        return int(modules[args.command].run(args))
+    except UserError as error:
+        print(f"featherweight {chosen}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"featherweight {chosen}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left (`featherweight models | head`): nothing more to say
+        sys.stderr.close()
+        return 0
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"featherweight {version('featherweight')}"
+    except PackageNotFoundError:
+        return "featherweight (not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""Shared fixtures. Tests that need CIFAR-10 take `cifar10_dir`, which skips them, saying so, only where it is absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for a newer version at import otherwise
+
+_PLACES = (os.environ.get("FEATHERWEIGHT_DATA"), "data", "../shared/data")
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir() -> Path:
+    """The folder that holds `cifar-10-batches-py`."""
+    root = Path(__file__).resolve().parent.parent
+    for place in filter(None, _PLACES):
+        folder = root / place
+        if (folder / "cifar-10-batches-py" / "test_batch").is_file():
+            return folder
+    pytest.skip("CIFAR-10 is not on this machine (set FEATHERWEIGHT_DATA): a test that needs it did not run")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly how many tests did not run for want of CIFAR-10."""
+    absent = [report for report in terminalreporter.stats.get("skipped", []) if "CIFAR-10" in str(report.longrepr)]
+    if absent:
+        terminalreporter.write_line(
+            f"WARNING: {len(absent)} tests were skipped because CIFAR-10 is absent", red=True, bold=True
+        )
