@@ -1,0 +1,282 @@
+"""The training loop. Shapes: N pictures, C classes.
+
+    pictures (uint8, in memory) → augmented batch → forward → loss → backward → clip → step → average      per step
+    running sums read → validation → checkpoint                                                            per epoch
+
+Nothing on the way of a step waits for the device: loss and hits are summed there and read once a second at most.
+Everything random is a function of (seed, epoch, step) or of torch's generator, whose state a checkpoint keeps: on the
+CPU an interrupted run that is carried on ends bit for bit where the uninterrupted one ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from featherweight.augment import BatchSource
+from featherweight.config import TrainConfig
+from featherweight.datasets import PictureSet, Statistics
+from featherweight.evaluation import evaluate
+from featherweight.training.averaging import AveragedWeights
+from featherweight.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from featherweight.training.optimizers import build_optimizer, set_rate
+from featherweight.training.progress import EpochProgress
+from featherweight.training.schedule import rate
+from featherweight.utils import UserError, mix_seed
+
+CHECKPOINT_SECONDS = 60.0  # at an epoch's end, a checkpoint is written when the last is older than this
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; its state is saved."""
+
+
+def loss_function(network: nn.Module, label_smoothing: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Cross-entropy of outputs [N, C] and labels [N], smoothed as in Szegedy et al. 2015 (arXiv:1512.00567).
+
+    A network that gives log-probabilities gets the same loss without a second log-softmax.
+    """
+    if not getattr(network, "log_probabilities", False):
+        return lambda outputs, labels: F.cross_entropy(outputs, labels, label_smoothing=label_smoothing)
+
+    def smoothed_nll(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss = F.nll_loss(outputs, labels)
+        return loss if label_smoothing == 0 else (1 - label_smoothing) * loss - label_smoothing * outputs.mean()
+
+    return smoothed_nll
+
+
+class Trainer:
+    """One run's moving parts. `train()` does all epochs that are left; `final_network()` is what they gave."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: TrainConfig,
+        pictures: PictureSet,
+        validation: PictureSet | None,
+        statistics: Statistics,
+        device: torch.device,
+    ) -> None:
+        """config.precision must be resolved ("fp32" or "bf16"); all parts are moved to `device` here."""
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.config = config
+        self.device = device
+        self.network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.layout = layout
+        self.optimizer = build_optimizer(self.network, config.optimizer)
+        self.average = AveragedWeights(self.network, config.average) if config.average > 0 else None
+        self.loss = loss_function(network, config.label_smoothing)
+        self.statistics = statistics
+        self.source = BatchSource(
+            config.augment,
+            pictures.images,
+            pictures.labels,
+            config.batch_size,
+            seed=config.seed,
+            mean=statistics.mean,
+            std=statistics.std,
+            device=device,
+        )
+        self.validation = validation
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss · pictures, hits, pictures
+        self.progress = Progress()
+        self.steps_per_epoch = len(pictures) // config.batch_size
+        self._forward: Callable[[torch.Tensor], torch.Tensor] = self.network
+        if config.compile:
+            self._forward = torch.compile(self.network)
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.epochs * self.steps_per_epoch
+
+    def final_network(self) -> nn.Module:
+        """The network of the last step: its averaged weights where the recipe keeps an average."""
+        return self.network if self.average is None else self.average.network
+
+    def train(self, checkpoint: Path, on_epoch: Callable[[dict[str, Any]], None], best: Path | None = None) -> None:
+        """Do the epochs that are left, calling `on_epoch` with each one's figures.
+
+        Raises Interrupted after a signal, the state saved in `checkpoint`; UserError when the loss is no longer finite,
+        the last good checkpoint kept.
+        """
+        saved = time.monotonic()
+        with self.source, _signals() as stop:
+            while self.progress.epoch < self.config.epochs:
+                begun, done_before = time.perf_counter(), self.progress.step
+                complete = self._run_epoch(stop)
+                seconds = time.perf_counter() - begun
+                self.progress.train_seconds += seconds
+                if not complete:
+                    self.save(checkpoint)
+                    raise Interrupted
+                figures = self._finish_epoch(seconds, done_before, best)
+                on_epoch(figures)
+                target = self.config.stop_at_accuracy
+                reached = target > 0 and figures.get("val_accuracy", 0.0) >= target
+                self.progress.finished = reached or self.progress.epoch == self.config.epochs
+                if self.progress.finished or stop.is_set() or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self.save(checkpoint)
+                    saved = time.monotonic()
+                if self.progress.finished:
+                    return
+                if stop.is_set():
+                    raise Interrupted
+
+    def save(self, path: Path) -> None:
+        """Write the complete state."""
+        save_checkpoint(path, self.network, self.optimizer, self.average, self.sums, self.progress)
+
+    def load(self, path: Path) -> None:
+        """Take the complete state over from `path`. Raises UserError when it cannot be."""
+        self.progress = load_checkpoint(path, self.network, self.optimizer, self.average, self.sums)
+
+    def _run_epoch(self, stop: threading.Event) -> bool:
+        """The steps of this epoch that are left; false when a signal came in between."""
+        config, progress = self.config, self.progress
+        self.network.train()
+        order = epoch_order(self.source.count, config.seed, progress.epoch)
+        source = self.source.epoch(order, epoch=progress.epoch, first_step=progress.step, drop_last=True)
+        shown = EpochProgress(progress.epoch, config.epochs, self.steps_per_epoch, progress.step, config.batch_size)
+        with shown, closing(source) as stream:
+            for pictures, labels in stream:
+                self._step(pictures, labels)
+                progress.step += 1
+                if shown.due():
+                    shown.show(progress.step, *self._running())
+                if stop.is_set() and progress.step < self.steps_per_epoch:
+                    return False
+        self._running()
+        return True
+
+    def _step(self, pictures: torch.Tensor, labels: torch.Tensor) -> None:
+        config, progress = self.config, self.progress
+        step = progress.epoch * self.steps_per_epoch + progress.step
+        set_rate(self.optimizer, rate(config.schedule, step, self.total_steps))
+        with _autocast(self.device, config.precision):
+            outputs = self._forward(pictures.contiguous(memory_format=self.layout))
+        loss = self.loss(outputs.float(), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if config.clip_norm > 0:
+            nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        with torch.no_grad():
+            hits = (outputs.argmax(1) == labels).sum()
+            self.sums += torch.stack(
+                [loss.detach().double() * len(labels), hits.double(), hits.new_full((), len(labels))]
+            )
+
+    def _running(self) -> tuple[float, float]:
+        """Mean loss and accuracy of the epoch so far. Raises UserError when the loss is not finite."""
+        loss, hits, _ = (self.sums / self.sums[2].clamp(min=1)).tolist()
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is no longer finite in epoch {self.progress.epoch + 1}, near step {self.progress.step}; "
+                "the last good checkpoint is kept: try a lower --lr, or --set clip_norm=1"
+            )
+        return loss, hits
+
+    def _finish_epoch(self, seconds: float, done_before: int, best: Path | None) -> dict[str, Any]:
+        """Validation, the best state, and the epoch's figures; then on to the next epoch."""
+        loss, accuracy = self._running()
+        progress = self.progress
+        fraction = rate(self.config.schedule, (progress.epoch + 1) * self.steps_per_epoch - 1, self.total_steps)
+        figures: dict[str, Any] = {
+            "epoch": progress.epoch,
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "lr": self.config.optimizer.lr * fraction,
+            "seconds": seconds,
+            "images_per_second": (progress.step - done_before) * self.config.batch_size / seconds,
+        }
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        self.sums.zero_()
+        if self.validation is not None:
+            found = evaluate(
+                self.final_network(),
+                self.validation,
+                mean=self.statistics.mean,
+                std=self.statistics.std,
+                device=self.device,
+            )
+            figures |= {"val_loss": found.loss, "val_accuracy": found.accuracy}
+            if found.accuracy > progress.best_accuracy:
+                progress.best_accuracy = found.accuracy
+                if best is not None:
+                    self.save(best)
+        return figures
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
+    """The epoch's permutation of `count` pictures: a function of seed and epoch alone."""
+    generator = torch.Generator().manual_seed(mix_seed(seed, epoch))
+    return torch.randperm(count, generator=generator)
+
+
+def resolve_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """`config` with "auto" replaced by "bf16" where `device` measures faster with it, else by "fp32"."""
+    if config.precision != "auto":
+        return config
+    return dataclasses.replace(config, precision="bf16" if _bf16_pays(device) else "fp32")
+
+
+def _bf16_pays(device: torch.device) -> bool:
+    """Whether a convolution of the usual size, forward and backward, runs faster in bf16; about 0.2 s on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type != "cpu":
+        return False
+    layer = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+    pictures = torch.ones(64, 64, 16, 16).to(memory_format=torch.channels_last)
+
+    def seconds(precision: str) -> float:
+        times = []
+        for _ in range(4):  # the first builds the kernel
+            begun = time.perf_counter()
+            with _autocast(device, precision):
+                layer(pictures).float().sum().backward()
+            times.append(time.perf_counter() - begun)
+        return min(times[1:])
+
+    with torch.random.fork_rng(devices=[]):
+        return seconds("bf16") < 0.9 * seconds("fp32")
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or a terminate signal sets; a second one is obeyed at once, as without this."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals reach the main thread alone
+        return
+    before = {}
+
+    def ask(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,207 @@
+"""One whole run: data, network, rules, training, the one look at the test pictures, the record.
+
+Order matters here: the rules are checked before compute is spent, and the test pictures are opened only after the last
+epoch, through `evaluation.HeldOutTest`, which refuses anything earlier.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from featherweight import datasets, models, rules
+from featherweight.config import TrainConfig, to_dict
+from featherweight.evaluation import Evaluation, HeldOutTest, evaluate
+from featherweight.records import Record
+from featherweight.training.engine import Interrupted, Trainer, resolve_precision
+from featherweight.training.progress import epoch_line
+from featherweight.training.run_folder import RunFolder, commit, package_versions
+from featherweight.utils import UserError, describe_device, mix_seed, pick_device, seed_everything, sha256_file
+from featherweight.weights import Card
+from featherweight.weights import save as save_weights
+
+SELECTION = "none: last epoch"
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What the rules say of a network, for its record."""
+
+    parameters: int
+    multiply_adds: int
+    receptive_field: int | list[int]
+    rules_passed: bool
+
+
+def train(
+    config: TrainConfig,
+    folder: RunFolder,
+    *,
+    data_dir: Path | None = None,
+    resume: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Record:
+    """Train as `config` says in `folder`, from its checkpoint if `resume`, and return the record (also in result.json).
+
+    Raises UserError for bad input or a loss that is no longer finite, RulesNotMet when the network fails the rules that
+    the configuration names, Interrupted (state saved) after a signal.
+    """
+    begun = time.perf_counter()
+    device = pick_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    config = resolve_precision(config, device)
+    seed_everything(config.seed)
+    network = models.build(config.model, classes=len(datasets.CLASSES[config.data.name]))
+    facts = check_rules(network, config.rules)
+    trained_on, validation = _pictures(config, data_dir)
+    test = HeldOutTest(lambda: datasets.load_test(config.data.name, data_dir))
+    trainer = Trainer(network, config, trained_on, validation, datasets.STATISTICS[config.data.name], device)
+    if resume:
+        trainer.load(folder.checkpoint)
+        say(f"carrying on at epoch {trainer.progress.epoch + 1}, step {trainer.progress.step}")
+    folder.start(config, {**package_versions(), "commit": commit(), "device": describe_device(device)})
+    # The network's start came from the seed; training draws (dropout) go on from a stream of their own, so that they do
+    # not depend on how many numbers the start took.
+    if not resume:
+        torch.manual_seed(mix_seed(config.seed, -1))
+
+    def on_epoch(figures: dict[str, Any]) -> None:
+        folder.add_metrics(figures, epoch=figures["epoch"])
+        say(epoch_line(figures, config.epochs))
+
+    before = trainer.progress.wall_seconds
+    try:
+        if not trainer.progress.finished:
+            trainer.train(folder.checkpoint, on_epoch, folder.best if validation is not None else None)
+    except Interrupted:
+        trainer.progress.wall_seconds = before + time.perf_counter() - begun
+        trainer.save(folder.checkpoint)
+        raise
+    found = _final_evaluation(trainer, test, config)
+    trainer.progress.wall_seconds = before + time.perf_counter() - begun
+    return _finish(trainer, folder, facts, found, trained_on)
+
+
+class RulesNotMet(Exception):
+    """The network fails rules the configuration holds it to; the message lists them, a line each."""
+
+
+def check_rules(network: nn.Module, rule_set: str) -> NetworkFacts:
+    """The verdict on `network` before compute is spent. Raises RulesNotMet; with "none" it only notes the outcome."""
+    verdict = rules.check_network(network, "assignment" if rule_set == "none" else rule_set)
+    if not verdict.passed and rule_set != "none":
+        failed = [f"  {r.rule}: {r.measured}, required {r.required}" for r in verdict.rules if r.passed is False]
+        raise RulesNotMet(
+            "\n".join(["the network does not meet the rules (--rules none trains it all the same):", *failed])
+        )
+    summary = rules.summarise(network)
+    return NetworkFacts(summary.parameters, summary.multiply_adds, summary.receptive_field, verdict.passed)
+
+
+def _pictures(config: TrainConfig, data_dir: Path | None) -> tuple[datasets.PictureSet, datasets.PictureSet | None]:
+    """The pictures trained on, and those validated on where the configuration holds some out."""
+    pictures = datasets.load_train(config.data.name, data_dir)
+    if config.batch_size > len(pictures):
+        raise UserError(
+            f"batch_size {config.batch_size} is more than the {len(pictures)} pictures; choose a smaller one"
+        )
+    if config.data.train_on == "all":
+        return pictures, None
+    return datasets.split_train(pictures)
+
+
+def _final_evaluation(trainer: Trainer, test: HeldOutTest, config: TrainConfig) -> Evaluation | None:
+    """The one reading of the test pictures, after the last step; None where the configuration leaves them unread."""
+    if not config.read_test:
+        return None
+    test.training_finished(last_epoch=trainer.progress.finished)
+    statistics = trainer.statistics
+    return evaluate(
+        trainer.final_network(), test.read(), mean=statistics.mean, std=statistics.std, device=trainer.device
+    )
+
+
+def _finish(
+    trainer: Trainer,
+    folder: RunFolder,
+    facts: NetworkFacts,
+    found: Evaluation | None,
+    trained_on: datasets.PictureSet,
+) -> Record:
+    """Write the final weights with their card, and the record."""
+    config, progress = trainer.config, trainer.progress
+    trainer.save(folder.checkpoint)
+    height, width = trained_on.images.shape[1:3]
+    card = Card(
+        name=re.sub(r"[^\w.+-]", "_", config.recipe),
+        model=config.model,
+        classes=trained_on.classes,
+        mean=trainer.statistics.mean,
+        std=trainer.statistics.std,
+        input_size=(height, width),
+        dataset=config.data.name,
+        recipe=config.recipe,
+        train_images=len(trained_on),
+        test_accuracy=None if found is None else found.accuracy,
+        seed=config.seed,
+        epochs=progress.epoch,
+    )
+    save_weights(folder.model, trainer.final_network(), card)
+    last = folder.read_metrics()[-1]
+    record = Record(
+        recipe=config.recipe,
+        model=config.model,
+        parameters=facts.parameters,
+        multiply_adds=facts.multiply_adds,
+        receptive_field=facts.receptive_field,
+        rules_passed=facts.rules_passed,
+        seed=config.seed,
+        epochs=progress.epoch,
+        train_images=len(trained_on),
+        test_images=0 if found is None else found.images,
+        test_accuracy=None if found is None else found.accuracy,
+        test_loss=None if found is None else found.loss,
+        selection=SELECTION,
+        wall_seconds=round(progress.wall_seconds, 2),
+        train_seconds=round(progress.train_seconds, 2),
+        device=describe_device(trainer.device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        commit=commit(),
+        data_sha256=trained_on.digest(),
+        weights=folder.model.name,
+        weights_sha256=sha256_file(folder.model),
+        dataset=config.data.name,
+        validation_images=None if trainer.validation is None else len(trainer.validation),
+        validation_accuracy=last.get("val_accuracy"),
+        validation_loss=last.get("val_loss"),
+        precision=config.precision,
+        command=_command(config),
+        per_class=None if found is None else found.per_class,
+        calibration_error=None if found is None else found.calibration_error,
+        config=to_dict(config),
+        date=datetime.date.today().isoformat(),
+    )
+    record.write(folder.result)
+    return record
+
+
+def _command(config: TrainConfig) -> str:
+    """The command that repeats the run: a changed recipe's name lists its changes after its own."""
+    recipe, *changes = config.recipe.split("+")
+    return " ".join([f"featherweight train --recipe {recipe} --seed {config.seed}", *(f"--set {c}" for c in changes)])
+
+
+def holding_out(config: TrainConfig) -> TrainConfig:
+    """`config` with 5,000 validation pictures held out, as stopping at an accuracy needs."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, train_on="train"))

@@ -1,0 +1,113 @@
+"""A run's folder: what was asked for, with what it ran, how it went, and what came of it.
+
+config.json      the resolved configuration
+versions.json    packages, commit, device
+metrics.jsonl    one line an epoch
+checkpoint.safetensors    the whole state, to carry on from
+best.safetensors          the best state by validation accuracy (only where validation pictures are held out)
+model.safetensors + model.json    the final network and its card
+result.json      the record
+curves.png       loss, accuracy and rate over the epochs
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from featherweight.config import TrainConfig, apply, to_dict
+from featherweight.utils import UserError, write_atomic
+
+
+class RunFolder:
+    """The files of one run, by name."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.versions = self.path / "versions.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoint = self.path / "checkpoint.safetensors"
+        self.best = self.path / "best.safetensors"
+        self.model = self.path / "model.safetensors"
+        self.result = self.path / "result.json"
+
+    def start(self, config: TrainConfig, versions: dict[str, Any]) -> None:
+        """Put down the configuration and versions of a new run."""
+        write_atomic(self.config, json.dumps(to_dict(config), indent=2) + "\n")
+        write_atomic(self.versions, json.dumps(versions, indent=2) + "\n")
+
+    def read_config(self) -> TrainConfig:
+        """The configuration the run was started with. Raises UserError when there is none or it does not read."""
+        try:
+            settings = json.loads(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"no run to carry on in {self.path}: {error}; start one without --resume") from error
+        if not isinstance(settings, dict):
+            raise UserError(f"{self.config} holds no configuration; start a run without --resume")
+        return apply(TrainConfig(), settings, source=str(self.config))
+
+    def add_metrics(self, line: dict[str, Any], *, epoch: int) -> None:
+        """Append an epoch's figures, in place of what a sitting that was cut off left of this epoch or later ones."""
+        kept = [old for old in self.read_metrics() if old["epoch"] < epoch]
+        write_atomic(self.metrics, "".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All epochs' figures so far."""
+        if not self.metrics.is_file():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line]
+
+
+def new_folder(root: Path, name: str) -> Path:
+    """`root/name`, or `root/name-2`, … : the first that holds no run yet, so that no run overwrites another."""
+    for number in range(1, 10_000):
+        path = root / (name if number == 1 else f"{name}-{number}")
+        if not (path / "config.json").exists():
+            return path
+    raise UserError(f"{root} holds 9,999 runs of {name}; clear some away or choose a folder with --out")
+
+
+def latest_folder(root: Path, name: str) -> Path:
+    """The newest run of that name under `root` by its checkpoint. Raises UserError when there is none."""
+    checkpoints = sorted(
+        (path for path in root.glob(f"{name}*/checkpoint.safetensors") if _is_run_of(path.parent.name, name)),
+        key=lambda path: path.stat().st_mtime,
+    )
+    if not checkpoints:
+        raise UserError(f"no interrupted run of {name} under {root}; start one without --resume, or name its --out")
+    return checkpoints[-1].parent
+
+
+def _is_run_of(folder: str, name: str) -> bool:
+    rest = folder.removeprefix(name)
+    return rest == "" or (rest.startswith("-") and rest[1:].isdigit())
+
+
+def commit() -> str:
+    """The commit of the checkout this package stands in, with `+changes` where files differ; "" outside one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        git = ["git", "-C", str(root)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        status = [*git, "status", "--porcelain", "--untracked-files=no", "--", "featherweight", "recipes"]
+        changes = subprocess.run(status, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of what decides a run's figures."""
+    found = {}
+    for name in ("featherweight", "torch", "numpy", "albumentations", "opencv-python-headless"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found

@@ -1,0 +1,63 @@
+"""The command's manners: quick help, one-line complaints, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from featherweight import cli
+
+
+def featherweight(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "featherweight", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_is_quick_and_does_not_import_torch() -> None:
+    code = "import sys; from featherweight.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    best = min(_seconds("--help") for _ in range(3))
+    assert best < 0.5
+
+
+def _seconds(*arguments: str) -> float:
+    begun = time.perf_counter()
+    featherweight(*arguments)
+    return time.perf_counter() - begun
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["trian"],
+        ["train", "--nonsense"],
+        ["train", "--recipe", "no_such"],
+        ["train", "--epochs", "many"],
+        ["train", "--set", "epochs"],
+        ["train", "--model", "resnet50"],
+        ["train", "--device", "tpu", "--dataset", "digits"],
+        ["train", "--resume", "--out", "no/such/run"],
+        ["eval", "no/such/weights.safetensors"],
+        ["summary", "no_such_network"],
+        ["check", "no/such/file.py:Net"],
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(arguments: list[str], tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = featherweight(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_is_there_and_has_its_help() -> None:
+    for name in cli.COMMANDS:
+        done = featherweight(name, "--help")
+        assert done.returncode == 0, done.stderr
+        assert "--json" in done.stdout or name == "serve", f"{name} reports nothing as JSON"
