@@ -1,4 +1,4 @@
-"""Shared fixtures. Tests that need CIFAR-10 take `cifar10_dir`, which skips them, saying so, only where it is absent."""
+"""Shared fixtures. Tests that need CIFAR-10 take `cifar10_dir`, which skips them, loudly, only where it is absent."""
 
 from __future__ import annotations
 

@@ -117,10 +117,12 @@ def _recipe_for(args: argparse.Namespace) -> str:
 def _with_digits_if_needed(config: TrainConfig, args: argparse.Namespace, overrides: dict[str, Any]) -> TrainConfig:
     from featherweight import datasets
 
+    if datasets.locate(args.data_dir) is not None:
+        return config  # also where that copy is damaged: then the run stops and says so
     try:
-        datasets.load_train("cifar10", args.data_dir)
-    except datasets.DataNotFound as error:
-        note(f"CIFAR-10 is not here and cannot be fetched: training on the small data set 'digits' instead ({error})")
+        datasets.obtain(args.data_dir)
+    except UserError as error:
+        note(f"training on the small data set 'digits': {error}")
         return configuration.resolve("digits", overrides)
     return config
 
@@ -155,8 +157,8 @@ def _tell(record: Any, folder: Any) -> None:
     if record.test_accuracy is not None:
         pictures = f"{record.test_images:,} test pictures of {record.dataset}"
         print(f"test accuracy {record.test_accuracy:.2%} on {pictures} (last epoch, one view)")
-    elif record.validation_accuracy is not None:
-        print(f"validation accuracy {record.validation_accuracy:.2%}; the test pictures were not read")
+    elif record.val_accuracy is not None:
+        print(f"validation accuracy {record.val_accuracy:.2%}; the test pictures were not read")
     print(f"trained in {record.train_seconds:.0f} s, {record.wall_seconds:.0f} s in all, on {record.device}")
     print(f"weights, record and curves in {folder.path}")
     if record.dataset == "digits":

@@ -240,7 +240,7 @@ def _bf16_pays(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported()
     if device.type != "cpu":
         return False
-    layer = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+    layer = nn.Conv2d(64, 64, 3, padding=1, bias=False)
     pictures = torch.ones(64, 64, 16, 16).to(memory_format=torch.channels_last)
 
     def seconds(precision: str) -> float:

@@ -92,7 +92,7 @@ class Muon(torch.optim.Optimizer):
     @staticmethod
     def _plain(group: dict[str, Any], weights: list, gradients: list, buffers: list) -> None:
         if group["weight_decay"]:
-            gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+            gradients = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, gradients)
         ahead = torch._foreach_add(gradients, buffers, alpha=group["momentum"])  # Nesterov's look-ahead

@@ -18,10 +18,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from featherweight import datasets, models, rules
+from featherweight import datasets, models
 from featherweight.config import TrainConfig, to_dict
 from featherweight.evaluation import Evaluation, HeldOutTest, evaluate
 from featherweight.records import Record
+from featherweight.rules.graph import trace
+from featherweight.rules.layers import one, summarise
+from featherweight.rules.verdict import check_network
 from featherweight.training.engine import Interrupted, Trainer, resolve_precision
 from featherweight.training.progress import epoch_line
 from featherweight.training.run_folder import RunFolder, commit, package_versions
@@ -39,7 +42,7 @@ class NetworkFacts:
     parameters: int
     multiply_adds: int
     receptive_field: int | list[int]
-    rules_passed: bool
+    rules_failed: list[str]
 
 
 def train(
@@ -98,14 +101,17 @@ class RulesNotMet(Exception):
 
 def check_rules(network: nn.Module, rule_set: str) -> NetworkFacts:
     """The verdict on `network` before compute is spent. Raises RulesNotMet; with "none" it only notes the outcome."""
-    verdict = rules.check_network(network, "assignment" if rule_set == "none" else rule_set)
+    verdict = check_network(network, "assignment" if rule_set == "none" else rule_set)
     if not verdict.passed and rule_set != "none":
-        failed = [f"  {r.rule}: {r.measured}, required {r.required}" for r in verdict.rules if r.passed is False]
+        failed = [f"  {r.rule}: {r.measured}, required {r.required}" for r in verdict.rules if not r.passed]
         raise RulesNotMet(
             "\n".join(["the network does not meet the rules (--rules none trains it all the same):", *failed])
         )
-    summary = rules.summarise(network)
-    return NetworkFacts(summary.parameters, summary.multiply_adds, summary.receptive_field, verdict.passed)
+    summary = summarise(trace(network))
+    field = None if summary.reception.figure is None else one(summary.reception.figure.size)
+    if field is None:  # a record needs one; every registered network has one
+        raise UserError("the network has no map before its output, so it has no receptive field to record")
+    return NetworkFacts(summary.cost.parameters, summary.cost.multiply_adds, field, verdict.failed())
 
 
 def _pictures(config: TrainConfig, data_dir: Path | None) -> tuple[datasets.PictureSet, datasets.PictureSet | None]:
@@ -141,14 +147,13 @@ def _finish(
     """Write the final weights with their card, and the record."""
     config, progress = trainer.config, trainer.progress
     trainer.save(folder.checkpoint)
-    height, width = trained_on.images.shape[1:3]
     card = Card(
         name=re.sub(r"[^\w.+-]", "_", config.recipe),
         model=config.model,
         classes=trained_on.classes,
         mean=trainer.statistics.mean,
         std=trainer.statistics.std,
-        input_size=(height, width),
+        input_size=trained_on.images.shape[1],
         dataset=config.data.name,
         recipe=config.recipe,
         train_images=len(trained_on),
@@ -164,7 +169,7 @@ def _finish(
         parameters=facts.parameters,
         multiply_adds=facts.multiply_adds,
         receptive_field=facts.receptive_field,
-        rules_passed=facts.rules_passed,
+        rules_passed=not facts.rules_failed,
         seed=config.seed,
         epochs=progress.epoch,
         train_images=len(trained_on),
@@ -182,13 +187,14 @@ def _finish(
         weights=folder.model.name,
         weights_sha256=sha256_file(folder.model),
         dataset=config.data.name,
-        validation_images=None if trainer.validation is None else len(trainer.validation),
-        validation_accuracy=last.get("val_accuracy"),
-        validation_loss=last.get("val_loss"),
+        val_images=None if trainer.validation is None else len(trainer.validation),
+        val_accuracy=last.get("val_accuracy"),
+        val_loss=last.get("val_loss"),
         precision=config.precision,
         command=_command(config),
         per_class=None if found is None else found.per_class,
         calibration_error=None if found is None else found.calibration_error,
+        rules_failed=facts.rules_failed,
         config=to_dict(config),
         date=datetime.date.today().isoformat(),
     )

@@ -1,0 +1,169 @@
+"""`featherweight eval`: measure trained weights on the test or validation pictures, beside what their record says."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featherweight.terminal import note, print_json, print_table
+from featherweight.utils import UserError
+
+if TYPE_CHECKING:
+    from featherweight.datasets import PictureSet
+    from featherweight.evaluation import Evaluation
+    from featherweight.records import Record
+    from featherweight.weights import Card
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("weights", metavar="WEIGHTS_OR_RUN", help="a published name, a .safetensors file or a run's folder")
+    add(
+        "--split",
+        choices=("test", "val"),
+        default="test",
+        help="test: all test pictures; val: the tenth of the training pictures that is kept for validation",
+    )
+    add("--dataset", help="cifar10 or digits (default: what the weights were made for)")
+    add("--data-dir", type=Path, help="where the data set is looked for first")
+    add("--device", default="auto", help="auto, cpu, cuda or mps")
+    add("--batch-size", type=_positive, default=500, help="pictures at a time; the figures do not depend on it")
+    add("--json", action="store_true", help="print the figures as JSON")
+    parser.epilog = (
+        "Exits with 1 when the test accuracy is not the one in the weights' record (results/NAME.json or "
+        "the run's result.json) to four decimals."
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    from featherweight import datasets, weights
+    from featherweight.evaluation import evaluate
+    from featherweight.utils import pick_device
+
+    device = pick_device(args.device)
+    path = weights.resolve(args.weights)
+    network, card = weights.load(path)
+    name = args.dataset or card.dataset
+    if args.split == "test":
+        pictures, of_train = datasets.load_test(name, args.data_dir), None
+    else:
+        training = datasets.load_train(name, args.data_dir)
+        pictures, of_train = datasets.split_train(training)[1], len(training)
+    if pictures.classes != card.classes:
+        raise UserError(
+            f"{path} tells {_few(card.classes)} apart, the data set {name} holds {_few(pictures.classes)}; "
+            "evaluate on the data set the weights were made for, or on one with its classes"
+        )
+    record_path, record = find_record(path, card)
+    found = evaluate(network, pictures, mean=card.mean, std=card.std, device=device, batch_size=args.batch_size)
+    comparison = None
+    if args.split == "test" and record is not None and record_path is not None and name == card.dataset:
+        comparison = compare(found, record, record_path)
+    trained_on = None if of_train is None or name != card.dataset else seen_in_training(card, record, of_train)
+    if args.json:
+        print_json(
+            {
+                "weights": str(path),
+                "model": card.model,
+                "dataset": name,
+                "split": args.split,
+                **found.to_dict(),
+                "trained_on": trained_on if of_train else False,
+                "record": comparison,
+            }
+        )
+    else:
+        _tell(found, pictures, f"{card.name} ({card.model}) on the {args.split} pictures of {name}")
+    _remark(args.split, comparison, record_path, trained_on, name == card.dataset)
+    return int(comparison is not None and not comparison["same"])
+
+
+def find_record(path: Path, card: Card) -> tuple[Path | None, Record | None]:
+    """The record of the weights at `path`: a run's result.json beside them, else results/NAME.json.
+
+    Only a record of these very weights, by SHA-256, counts; (its path, None) says that there is one of others.
+    """
+    from featherweight.records import RESULTS, Record
+
+    beside = path.with_name("result.json")
+    other = None
+    for candidate in (beside, path.parent.parent / "results" / f"{path.stem}.json", RESULTS / f"{path.stem}.json"):
+        if candidate.is_file():
+            record = Record.read(candidate)
+            if record.weights_sha256 == card.weights_sha256:
+                return candidate, record
+            other = other or candidate
+    return other, None
+
+
+def compare(found: Evaluation, record: Record, record_path: Path) -> dict[str, Any]:
+    """Whether the accuracy found is the recorded one to four decimals, on as many pictures."""
+    recorded = record.test_accuracy
+    same = (
+        recorded is not None and record.test_images == found.images and round(recorded, 4) == round(found.accuracy, 4)
+    )
+    return {"path": str(record_path), "test_accuracy": recorded, "test_images": record.test_images, "same": same}
+
+
+def seen_in_training(card: Card, record: Record | None, of_train: int) -> bool | None:
+    """Whether validation pictures were trained on: yes if as many as there are in all were; None where nobody says."""
+    count = card.train_images or (record.train_images if record is not None else None)
+    return None if count is None else count >= of_train
+
+
+def _tell(found: Evaluation, pictures: PictureSet, title: str) -> None:
+    rows = []
+    for index, (name, accuracy) in enumerate(found.per_class.items()):
+        row = found.confusion[index]
+        wrong = [(count, pictures.classes[other]) for other, count in enumerate(row) if other != index and count]
+        taken_for = max(wrong, key=lambda pair: pair[0]) if wrong else None
+        rows.append(
+            [
+                name,
+                sum(row),
+                row[index],
+                "–" if accuracy is None else f"{100 * accuracy:.2f}",
+                f"{taken_for[1]} ({taken_for[0]})" if taken_for else "",
+            ]
+        )
+    print_table(
+        ["class", "pictures", "right", "%", "most often taken for"], rows, title=title, right=["pictures", "right", "%"]
+    )
+    right = sum(row[index] for index, row in enumerate(found.confusion))
+    print(f"accuracy           {100 * found.accuracy:.2f} %  ({right:,} of {found.images:,} pictures)")
+    print(f"loss               {found.loss:.4f}")
+    print(f"calibration error  {100 * found.calibration_error:.2f} %")
+
+
+def _remark(
+    split: str, comparison: dict[str, Any] | None, record_path: Path | None, trained_on: bool | None, own_dataset: bool
+) -> None:
+    if comparison is not None:
+        recorded = comparison["test_accuracy"]
+        told = (
+            f"{comparison['path']} records no test accuracy"
+            if recorded is None
+            else f"{comparison['path']} records {recorded:.4f} on {comparison['test_images']:,} pictures"
+        )
+        note(f"{told}: {'the same' if comparison['same'] else 'NOT the same'}")
+    elif record_path is not None and split == "test" and own_dataset:
+        note(f"{record_path} is the record of other weights, so it was not compared")
+    if split == "val" and own_dataset:
+        note(
+            {
+                True: "this network was TRAINED ON these validation pictures: the figures say nothing of new pictures",
+                False: "these validation pictures were not trained on, but a recipe may have been chosen on them",
+                None: "whether these validation pictures were trained on is not recorded: take the figures with care",
+            }[trained_on]
+        )
+
+
+def _few(classes: tuple[str, ...]) -> str:
+    return f"{len(classes)} classes ({', '.join(classes[:3])}{', …' if len(classes) > 3 else ''})"

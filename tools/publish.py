@@ -1,0 +1,51 @@
+"""Publishes a finished run: its record into results/, and the weights of seed 0 with their card into weights/.
+
+    .venv/bin/python tools/publish.py runs/feather_quick-seed0 [more runs …]
+
+Refuses a run of a changed recipe, of changed code, one that was not measured on all test pictures, and weights of
+1 MB or more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from featherweight import weights
+from featherweight.config import recipe_names
+from featherweight.records import Record
+from featherweight.utils import UserError, sha256_file
+
+ROOT = Path(__file__).resolve().parent.parent
+TEST_IMAGES = {"cifar10": 10_000, "digits": 355}
+
+
+def publish(run: Path) -> str:
+    record = Record.read(run / "result.json")
+    if record.recipe not in recipe_names():
+        raise UserError(f"{run}: {record.recipe!r} is no recipe of recipes/; only unchanged recipes are published")
+    if record.commit.endswith("+changes") or not record.commit:
+        raise UserError(f"{run}: trained on uncommitted code ({record.commit!r}); commit, then train again")
+    if record.test_images != TEST_IMAGES[record.dataset or "cifar10"]:
+        raise UserError(f"{run}: measured on {record.test_images} test pictures, not on all")
+    if record.seed != 0:
+        name = f"{record.recipe}-seed{record.seed}"
+        dataclasses.replace(record, weights="").write(ROOT / "results" / f"{name}.json")
+        return name
+    network, card = weights.load(run / "model.safetensors")
+    path = weights.save(ROOT / "weights" / f"{record.recipe}.safetensors", network, card)
+    if path.stat().st_size >= 1_000_000:
+        path.unlink()
+        raise UserError(f"{path}: 1 MB or more; such weights are not published")
+    record = dataclasses.replace(record, weights=f"weights/{path.name}", weights_sha256=sha256_file(path))
+    record.write(ROOT / "results" / f"{record.recipe}.json")
+    return record.recipe
+
+
+if __name__ == "__main__":
+    try:
+        for argument in sys.argv[1:]:
+            print(publish(Path(argument)))
+    except UserError as error:
+        sys.exit(f"publish: {error}")
