@@ -87,6 +87,9 @@ class TrainConfig:
     average: float = 0.0  # decay per step of the exponential moving average of the weights; 0: none
     clip_norm: float = 0.0  # largest gradient norm; 0: no clipping
     stop_at_accuracy: float = 0.0  # stop once the validation accuracy reaches this fraction; 0: never
+    whiten: bool = False  # start the first convolution at the training patches' principal components
+    small_size: int = 0  # side the augmented pictures are shrunk to early on; 0: never
+    small_until: float = 0.0  # fraction of the steps trained at that size
     rules: str = "assignment"  # the rule set checked before compute is spent; "none" goes on regardless
     read_test: bool = True  # measure the final network on the test pictures, once; false while choosing a recipe
     data: DataConfig = field(default_factory=DataConfig)
@@ -105,6 +108,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "average": (0, 0.99999),
     "clip_norm": (0, 1e9),
     "stop_at_accuracy": (0, 1),
+    "small_size": (0, 4096),
+    "small_until": (0, 1),
     "augment.flip_p": (0, 1),
     "augment.affine_p": (0, 1),
     "augment.hole_p": (0, 1),

@@ -164,6 +164,8 @@ class Trainer:
         config, progress = self.config, self.progress
         step = progress.epoch * self.steps_per_epoch + progress.step
         set_rate(self.optimizer, rate(config.schedule, step, self.total_steps))
+        if config.small_size and step < config.small_until * self.total_steps:
+            pictures = shrunk(pictures, config.small_size)
         with _autocast(self.device, config.precision):
             outputs = self._forward(pictures.contiguous(memory_format=self.layout))
         loss = self.loss(outputs.float(), labels)
@@ -219,6 +221,12 @@ class Trainer:
                 if best is not None:
                     self.save(best)
         return figures
+
+
+def shrunk(pictures: torch.Tensor, side: int) -> torch.Tensor:
+    """[N, C, H, W] → [N, C, side, side], bilinear with antialiasing. Training on small pictures first costs less and
+    teaches nearly as much: progressive resizing (Howard 2018; Tan & Le 2021, arXiv:2104.00298)."""
+    return F.interpolate(pictures, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:

@@ -28,6 +28,7 @@ from featherweight.rules.verdict import check_network
 from featherweight.training.engine import Interrupted, Trainer, resolve_precision
 from featherweight.training.progress import epoch_line
 from featherweight.training.run_folder import RunFolder, commit, package_versions
+from featherweight.training.whitening import whiten_first_layer
 from featherweight.utils import UserError, describe_device, mix_seed, pick_device, seed_everything, sha256_file
 from featherweight.weights import Card
 from featherweight.weights import save as save_weights
@@ -67,6 +68,9 @@ def train(
     network = models.build(config.model, classes=len(datasets.CLASSES[config.data.name]))
     facts = check_rules(network, config.rules)
     trained_on, validation = _pictures(config, data_dir)
+    if config.whiten and not resume:
+        statistics = datasets.STATISTICS[config.data.name]
+        whiten_first_layer(network, trained_on.images, statistics.mean, statistics.std)
     test = HeldOutTest(lambda: datasets.load_test(config.data.name, data_dir))
     trainer = Trainer(network, config, trained_on, validation, datasets.STATISTICS[config.data.name], device)
     if resume:

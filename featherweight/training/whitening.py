@@ -1,0 +1,43 @@
+"""A first layer that starts out decorrelating its patches, instead of at random."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from featherweight.augment import normalize
+from featherweight.utils import UserError
+
+PICTURES = 4096  # about a million patches of 32x32 pictures at stride 2: enough for a covariance of 27 values
+FLOOR = 1e-2  # added to the variances, so that directions that hold next to nothing are not blown up
+
+
+@torch.no_grad()
+def whiten_first_layer(network: nn.Module, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Set the first convolution's kernels to the principal components of the patches it will see, scaled to variance 1.
+
+    images: uint8 [N, H, W, 3], training pictures; the first 4,096 are looked at. Of the layer's O kernels the first
+    half are the leading components, the second half the same negated, so that ReLU loses neither sign; kernels beyond
+    twice the number of components keep their start. Source: the whitening layer of Keller Jordan 2024 (airbench,
+    arXiv:2404.00498); there it is frozen, here it goes on learning.
+
+    Raises UserError when the network does not begin with an ordinary convolution of the pictures' channels.
+    """
+    layer = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if layer is None or layer.in_channels != images.shape[3] or layer.groups != 1 or layer.dilation != (1, 1):
+        raise UserError("whiten: the network does not begin with an ordinary convolution of the pictures; leave it out")
+    kernel = (layer.kernel_size[0], layer.kernel_size[1])
+    pictures = normalize(images[:PICTURES].cpu(), mean, std)
+    patches = F.unfold(pictures, kernel, stride=(layer.stride[0], layer.stride[1])).transpose(1, 2).flatten(0, 1)
+    patches = patches.double()
+    variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))  # in rising order
+    # An eigenvector's sign is arbitrary: its largest entry is made positive, so that every machine starts alike.
+    largest = components.abs().argmax(0)
+    components = components * components.gather(0, largest[None]).sign()
+    whitening = (components / (variances + FLOOR).sqrt()).flip(1).T.reshape(-1, *layer.weight.shape[1:])
+    half = min(layer.out_channels // 2, len(whitening))
+    chosen = whitening[:half].to(layer.weight.dtype)
+    layer.weight[: 2 * half] = torch.cat([chosen, -chosen])
