@@ -5,7 +5,7 @@ Source: this project's own measurements (docs/LOG.md). The first convolution alr
 since depthwise ones run at a tenth of the processor's rate; the one separable layer stands where the map is smallest.
 
     block    layers                                                        output (of 32x32)
-    c1       conv(3→32, stride 2), conv(32→32)                             32×16×16
+    c1       conv(3→32, stride 2), residual(32→32)                         32×16×16
     c2       conv(32→64, stride 2), residual(64→64)                        64×8×8
     c3       conv(64→64, stride 2), residual(64→64, dilation 2)            64×4×4
     c4       separable(64→128)                                             128×4×4
@@ -25,7 +25,7 @@ class FeatherQuick(nn.Module):
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
-        self.c1 = nn.Sequential(conv_norm_relu(3, 32, stride=2), conv_norm_relu(32, 32))
+        self.c1 = nn.Sequential(conv_norm_relu(3, 32, stride=2), Residual(conv_norm_relu(32, 32)))
         self.c2 = nn.Sequential(conv_norm_relu(32, 64, stride=2), Residual(conv_norm_relu(64, 64)))
         self.c3 = nn.Sequential(conv_norm_relu(64, 64, stride=2), Residual(conv_norm_relu(64, 64, dilation=2)))
         self.c4 = separable(64, 128)

@@ -1,0 +1,37 @@
+"""Slip: albumentations 1's parameter names, which version 2 only warns about."""
+
+import albumentations as A
+import cv2
+from albumentations.pytorch import ToTensorV2
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+FILL = (125, 123, 114)  # the mean, in 0–255
+
+train_transforms = A.Compose(
+    [
+        A.HorizontalFlip(p=0.5),
+        A.ShiftScaleRotate(
+            shift_limit=0.0625, scale_limit=0.1, rotate_limit=15, border_mode=cv2.BORDER_REFLECT_101, p=0.5
+        ),
+        A.CoarseDropout(
+            max_holes=1,
+            max_height=16,
+            max_width=16,
+            min_holes=1,
+            min_height=16,
+            min_width=16,
+            fill_value=FILL,
+            mask_fill_value=None,
+            p=0.5,
+        ),
+        A.Normalize(mean=MEAN, std=STD),
+        ToTensorV2(),
+    ]
+)
+
+test_transforms = A.Compose(
+    [
+        A.Normalize(mean=MEAN, std=STD),
+        ToTensorV2(),
+    ]
+)

@@ -1,0 +1,29 @@
+"""Sound: padded and cropped first, the hole cut last, on the 32×32 picture."""
+
+import albumentations as A
+import cv2
+from albumentations.pytorch import ToTensorV2
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+FILL = (125, 123, 114)  # the mean, in 0–255
+
+train_transforms = A.Compose(
+    [
+        A.HorizontalFlip(p=0.5),
+        A.PadIfNeeded(40, 40, border_mode=cv2.BORDER_CONSTANT, fill=FILL),
+        A.RandomCrop(32, 32),
+        A.Affine(scale=(0.9, 1.1), rotate=(-10, 10), p=0.7),
+        A.CoarseDropout(
+            num_holes_range=(1, 1), hole_height_range=(16, 16), hole_width_range=(16, 16), fill=FILL, p=0.5
+        ),
+        A.Normalize(mean=MEAN, std=STD),
+        ToTensorV2(),
+    ]
+)
+
+test_transforms = A.Compose(
+    [
+        A.Normalize(mean=MEAN, std=STD),
+        ToTensorV2(),
+    ]
+)
