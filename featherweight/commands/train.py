@@ -119,10 +119,13 @@ def _with_digits_if_needed(config: TrainConfig, args: argparse.Namespace, overri
 
     if datasets.locate(args.data_dir) is not None:
         return config  # also where that copy is damaged: then the run stops and says so
+    note(
+        "CIFAR-10 is not on this machine: fetching it; failing that, the small data set 'digits' is trained on instead"
+    )
     try:
         datasets.obtain(args.data_dir)
     except UserError as error:
-        note(f"training on the small data set 'digits': {error}")
+        note(f"training on 'digits': {error}")
         return configuration.resolve("digits", overrides)
     return config
 

@@ -59,7 +59,7 @@ def train(
     Raises UserError for bad input or a loss that is no longer finite, RulesNotMet when the network fails the rules that
     the configuration names, Interrupted (state saved) after a signal.
     """
-    begun = time.perf_counter()
+    begun, code = time.perf_counter(), commit()  # as it is now: the files may change while this trains
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -75,8 +75,10 @@ def train(
     trainer = Trainer(network, config, trained_on, validation, datasets.STATISTICS[config.data.name], device)
     if resume:
         trainer.load(folder.checkpoint)
+        if trainer.progress.finished and folder.result.exists():
+            raise UserError(f"the run in {folder.path} is finished; its record is {folder.result}: nothing to carry on")
         say(f"carrying on at epoch {trainer.progress.epoch + 1}, step {trainer.progress.step}")
-    folder.start(config, {**package_versions(), "commit": commit(), "device": describe_device(device)})
+    folder.start(config, {**package_versions(), "commit": code, "device": describe_device(device)})
     # The network's start came from the seed; training draws (dropout) go on from a stream of their own, so that they do
     # not depend on how many numbers the start took.
     if not resume:
@@ -96,7 +98,7 @@ def train(
         raise
     found = _final_evaluation(trainer, test, config)
     trainer.progress.wall_seconds = before + time.perf_counter() - begun
-    return _finish(trainer, folder, facts, found, trained_on)
+    return _finish(trainer, folder, facts, found, trained_on, code)
 
 
 class RulesNotMet(Exception):
@@ -147,6 +149,7 @@ def _finish(
     facts: NetworkFacts,
     found: Evaluation | None,
     trained_on: datasets.PictureSet,
+    code: str,
 ) -> Record:
     """Write the final weights with their card, and the record."""
     config, progress = trainer.config, trainer.progress
@@ -186,7 +189,7 @@ def _finish(
         device=describe_device(trainer.device),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        commit=commit(),
+        commit=code,
         data_sha256=trained_on.digest(),
         weights=folder.model.name,
         weights_sha256=sha256_file(folder.model),

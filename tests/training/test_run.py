@@ -1,0 +1,125 @@
+"""A whole run in one process: the protocol, the record, the rules, and what happens at its edges."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from featherweight import config, datasets
+from featherweight.training import run
+from featherweight.training.run_folder import RunFolder, latest_folder, new_folder
+from featherweight.utils import UserError, sha256_file
+
+SHORT = config.resolve("digits", {"epochs": "1", "device": "cpu", "precision": "fp32"})
+
+
+def test_test_pictures_are_read_once_and_after_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    load, step = datasets.load_test, run.Trainer._step
+
+    def loading(*arguments, **options):
+        events.append("test")
+        return load(*arguments, **options)
+
+    def stepping(self, *batch: torch.Tensor) -> None:
+        events.append("step")
+        step(self, *batch)
+
+    monkeypatch.setattr(datasets, "load_test", loading)
+    monkeypatch.setattr(run.Trainer, "_step", stepping)
+    record = run.train(SHORT, RunFolder(tmp_path))
+    assert events.count("test") == 1
+    assert events[-1] == "test"
+    assert events.count("step") == 1442 // 64
+    assert record.test_images == 355
+
+
+def test_the_record_states_what_was_done(tmp_path: Path) -> None:
+    record = run.train(SHORT, RunFolder(tmp_path))
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert stored["test_accuracy"] == record.test_accuracy
+    assert (record.parameters, record.multiply_adds, record.receptive_field) == (150_186, 7_440_640, 75)
+    assert record.rules_passed
+    assert record.selection == "none: last epoch"
+    assert record.train_images == 1442
+    assert record.device.startswith("cpu ")
+    assert 0 < record.train_seconds < record.wall_seconds
+    assert record.weights_sha256 == sha256_file(tmp_path / "model.safetensors")
+    assert record.config == config.to_dict(SHORT)
+    assert record.command == "featherweight train --recipe digits --seed 0 --set epochs=1 --set precision=fp32"
+
+
+def test_validation_pictures_are_held_out_and_the_best_state_kept(tmp_path: Path) -> None:
+    held = dataclasses.replace(run.holding_out(SHORT), read_test=False)
+    record = run.train(held, RunFolder(tmp_path))
+    assert record.train_images + 140 == 1442
+    assert record.val_images == 140
+    assert record.test_accuracy is None
+    assert (tmp_path / "best.safetensors").is_file()
+
+
+def test_stopping_at_an_accuracy_stops(tmp_path: Path) -> None:
+    early = dataclasses.replace(run.holding_out(SHORT), epochs=6, stop_at_accuracy=0.05)
+    assert run.train(early, RunFolder(tmp_path)).epochs == 1
+
+
+def test_a_network_that_misses_rules_costs_no_compute(tmp_path: Path) -> None:
+    text = dataclasses.replace(SHORT, model="separable_100k")
+    with pytest.raises(run.RulesNotMet, match="receptive_field: 31"):
+        run.train(text, RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_not_carried_on(tmp_path: Path) -> None:
+    run.train(SHORT, RunFolder(tmp_path))
+    before = sha256_file(tmp_path / "result.json")
+    with pytest.raises(UserError, match="is finished"):
+        run.train(SHORT, RunFolder(tmp_path), resume=True)
+    assert sha256_file(tmp_path / "result.json") == before
+
+
+def test_more_pictures_a_step_than_there_are(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="batch_size 2000 is more than the 1442 pictures"):
+        run.train(dataclasses.replace(SHORT, batch_size=2000), RunFolder(tmp_path))
+
+
+def test_no_run_overwrites_another_and_the_latest_is_carried_on(tmp_path: Path) -> None:
+    assert new_folder(tmp_path, "a-seed1") == tmp_path / "a-seed1"
+    for name in ("a-seed1", "a-seed1-2", "a-seed10"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "checkpoint.safetensors").write_text("")
+    assert new_folder(tmp_path, "a-seed1") == tmp_path / "a-seed1-3"
+    assert latest_folder(tmp_path, "a-seed1") == tmp_path / "a-seed1-2"
+    with pytest.raises(UserError, match="no interrupted run"):
+        latest_folder(tmp_path, "b-seed1")
+
+
+@pytest.mark.cifar10
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["separable_100k", "dilated_160k"])
+def test_the_texts_recipes_start_on_cifar10(recipe: str, cifar10_dir: Path) -> None:
+    """Their own settings: albumentations, batch 128, negative log-likelihood of log-probabilities; three steps."""
+    settings = config.resolve(recipe, {"augment.workers": "0", "device": "cpu"})
+    assert (settings.augment.engine, settings.batch_size, settings.epochs) == ("albumentations", 128, 150)
+    pictures = datasets.load_train("cifar10", cifar10_dir).subset(range(3 * 128))
+    network = run.models.build(settings.model)
+    trainer = run.Trainer(
+        network,
+        run.resolve_precision(settings, torch.device("cpu")),
+        pictures,
+        None,
+        datasets.STATISTICS["cifar10"],
+        torch.device("cpu"),
+    )
+    losses = []
+    with trainer.source:
+        for batch in trainer.source.epoch(torch.arange(3 * 128), epoch=0, drop_last=True):
+            trainer._step(*batch)
+            losses.append(trainer.sums[0].item())
+    first = losses[0] / 128
+    assert 2.2 < first < 2.8  # untrained: near log 10
