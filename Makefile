@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.ready
-	$(RUN) -m featherweight train --recipe feather_quick --or-digits
+	@$(RUN) -m featherweight train --recipe feather_quick --or-digits
 
 test: lint types
 	$(RUN) -m pytest

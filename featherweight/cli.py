@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -48,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             modules[name].add_arguments(sub)
     try:
         args = parser.parse_args(arguments)
-        return int(modules[args.command].run(args))
+        code = int(modules[args.command].run(args))
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"featherweight {chosen}: {error}", file=sys.stderr)
         return 2
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"featherweight {chosen}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output left (`featherweight models | head`): nothing more to say
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter stumbles over it once more at its end
         return 0
 
 

@@ -53,9 +53,9 @@ class OptimizerConfig:
     name: Literal["sgd", "adamw", "muon"] = "sgd"
     lr: float = 0.1  # the schedule's peak
     momentum: float = 0.9  # sgd's and muon's momentum; adamw's beta1
-    nesterov: bool = True
+    nesterov: bool = True  # sgd only
     weight_decay: float = 5e-4
-    rest_lr: float = 0.1  # muon only: sgd's peak for all that is not a convolution's kernel
+    rest: float = 1.0  # muon only: sgd's peak for all that is not a mixing kernel, as a multiple of lr
     rest_momentum: float = 0.9  # muon only: and its momentum
 
 
@@ -80,6 +80,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where this device measures faster with it
+    drop_last: bool = True  # leave an epoch's last, short batch out of training (never out of evaluation)
     channels_last: bool = True
     compile: bool = False  # torch.compile the network: pays on long runs only
     threads: int = 0  # 0: leave torch's own choice
@@ -121,7 +122,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "optimizer.lr": (0, 1e6),
     "optimizer.momentum": (0, 0.99999),
     "optimizer.weight_decay": (0, 1e3),
-    "optimizer.rest_lr": (0, 1e6),
+    "optimizer.rest": (0, 1e6),
     "optimizer.rest_momentum": (0, 0.99999),
     "schedule.warmup": (0, 1),
     "schedule.start": (0, 1),
@@ -164,7 +165,8 @@ def read_recipe(name: str) -> Recipe:
     if unknown:
         raise UserError(f"{path}: [recipe] does not know {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     apply(TrainConfig(), content, source=str(path))  # so that a recipe with a slip fails when read, not when used
-    return Recipe(name=path.stem, settings=content, **about)
+    # A file of one's own is named with its ending, so that it cannot pass for the published recipe of that name.
+    return Recipe(name=path.name if name.endswith(".toml") else name, settings=content, **about)
 
 
 def apply(config: TrainConfig, settings: dict[str, Any], *, source: str) -> TrainConfig:
@@ -174,6 +176,8 @@ def apply(config: TrainConfig, settings: dict[str, Any], *, source: str) -> Trai
         value = get(changed, key)
         if not low <= value <= high:
             raise UserError(f"{source}: {key} = {value} is out of range; it must lie between {low:g} and {high:g}")
+    if bool(changed.small_size) != bool(changed.small_until):
+        raise UserError(f"{source}: small_size and small_until go together; set both, or neither")
     return changed
 
 
@@ -197,7 +201,7 @@ def override(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfig:
         section, _, name = key.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[name] = value
     changed = apply(config, nested, source="command line")
-    told = [key for key in overrides if key not in ("seed", "device", "threads", "stop_at_accuracy")]
+    told = [key for key in overrides if key not in ("seed", "device", "threads")]
     changes = [f"{key}={get(changed, key)}" for key in told if get(changed, key) != get(config, key)]
     return dataclasses.replace(changed, recipe="+".join([changed.recipe, *changes]))
 

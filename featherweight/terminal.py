@@ -20,9 +20,8 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if hasattr(value, "item") and not isinstance(value, str):  # numpy's and torch's scalars
-        return _plain(value.item())
-    return value
+    item = getattr(value, "item", None)  # numpy's and torch's scalars
+    return value if item is None else _plain(item())
 
 
 def note(text: str) -> None:

@@ -19,7 +19,7 @@ def test_overrides_beat_the_recipe_and_the_recipe_beats_the_defaults(tmp_path: P
     assert (resolved.epochs, resolved.batch_size) == (3, 64)
     assert resolved.optimizer == dataclasses.replace(TrainConfig().optimizer, name="adamw", lr=1.0, weight_decay=0.01)
     assert isinstance(resolved.optimizer.lr, float)
-    assert resolved.recipe == "mine+epochs=3+optimizer.weight_decay=0.01"
+    assert resolved.recipe == "mine.toml+epochs=3+optimizer.weight_decay=0.01"
 
 
 def test_seed_and_device_leave_the_recipe_its_name() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from featherweight import config as configuration
+from featherweight import models
 from featherweight.config import TrainConfig
 from featherweight.terminal import note, print_json
-from featherweight.utils import UserError
+from featherweight.utils import UserError, pick_device
 
 # command-line name → key of the configuration
 SHORT = {
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", help="a registered network; its own recipe is taken where there is one")
     add("--epochs", help="passes over the training pictures")
     add("--batch-size", help="pictures a step")
-    add("--lr", help="peak learning rate")
+    add("--lr", help="peak learning rate (muon: of the kernels; the rest follows in its proportion)")
     add("--seed", help="decides the start, the order, the augmentation and the dropout")
     add("--device", help="auto, cpu, cuda or mps")
     add("--threads", help="processor threads (0: torch's own choice)")
@@ -70,16 +71,15 @@ def run(args: argparse.Namespace) -> int:
     config = configuration.resolve(args.recipe or _recipe_for(args), overrides)
     if args.or_digits and config.data.name == "cifar10":
         config = _with_digits_if_needed(config, args, overrides)
+    models.check_name(config.model)
     config, folder = _place(config, args, overrides)
 
     import torch
 
     from featherweight.training.engine import Interrupted
-    from featherweight.training.run import RulesNotMet, holding_out, train
+    from featherweight.training.run import RulesNotMet, train
 
-    if config.stop_at_accuracy > 0 and config.data.train_on == "all":
-        note("--stop-at-accuracy: 5,000 training pictures are held out to measure it")
-        config = holding_out(config)
+    pick_device(config.device)  # a wrong one is told before anything else is
     note(f"{config.recipe}, seed {config.seed}, in {folder.path} (torch {torch.__version__})")
     try:
         record = train(config, folder, data_dir=args.data_dir, resume=args.resume, say=note)
@@ -104,6 +104,9 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--set {pair}: write it as KEY=VALUE, such as optimizer.momentum=0.8")
         overrides[key.strip()] = value.strip()
+    if overrides.get("stop_at_accuracy") not in (None, "0") and "data.train_on" not in overrides:
+        note("--stop-at-accuracy: a tenth of the training pictures is held out to measure it")
+        overrides["data.train_on"] = "train"
     return overrides
 
 
@@ -126,7 +129,8 @@ def _with_digits_if_needed(config: TrainConfig, args: argparse.Namespace, overri
         datasets.obtain(args.data_dir)
     except UserError as error:
         note(f"training on 'digits': {error}")
-        return configuration.resolve("digits", overrides)
+        others = {key: value for key, value in overrides.items() if key != "data.name"}
+        return configuration.resolve("digits", others)
     return config
 
 
@@ -141,10 +145,17 @@ def _place(config: TrainConfig, args: argparse.Namespace, overrides: dict[str, A
         if folder.checkpoint.exists() or folder.result.exists():
             raise UserError(f"{path} holds a run already; carry it on with --resume, or choose another --out")
         return config, folder
-    folder = RunFolder(args.out or latest_folder(Path("runs"), name))
+    # `--lr 0.01 --resume` carries on the run of the recipe as it is, with another rate from here on.
+    unchanged = f"{config.recipe.split('+')[0]}-seed{config.seed}".replace("/", "_")
+    folder = RunFolder(args.out or latest_folder(Path("runs"), name, unchanged))
     if not folder.checkpoint.exists():
         raise UserError(f"no checkpoint in {folder.path}; start a run without --resume")
-    return configuration.override(folder.read_config(), overrides), folder
+    before = folder.read_config()
+    after = configuration.override(before, overrides)
+    for key in ("seed", "model", "data", "batch_size", "drop_last"):
+        if (old := configuration.get(before, key)) != configuration.get(after, key):
+            raise UserError(f"--resume cannot change {key} of the run in {folder.path} ({old}); start a new run")
+    return after, folder
 
 
 def _draw_curves(folder: Any) -> None:

@@ -25,13 +25,18 @@ def names() -> list[str]:
     return list(_TABLE)
 
 
+def check_name(name: str) -> None:
+    """UserError, with the choices, unless `name` is a registered network's."""
+    if name not in _TABLE:
+        raise UserError(f"no network is called {name!r}; choose one of {', '.join(_TABLE)}")
+
+
 def build(name: str, classes: int = 10) -> nn.Module:
     """A new network with random weights, [N, 3, H, W] → [N, classes].
 
     The output is logits, but log-probabilities where the network has a true `log_probabilities` attribute.
     Raises UserError for a name that is not registered.
     """
-    if name not in _TABLE:
-        raise UserError(f"no network is called {name!r}; choose one of {', '.join(_TABLE)}")
+    check_name(name)
     module, cls = _TABLE[name]
     return getattr(importlib.import_module(f"featherweight.models.{module}"), cls)(classes=classes)

@@ -90,9 +90,11 @@ class Trainer:
             device=device,
         )
         self.validation = validation
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss · pictures, hits, pictures
+        exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        self.sums = torch.zeros(3, dtype=exact, device=device)  # loss · pictures, hits, pictures
+        self._begun, self._wall_before = time.perf_counter(), 0.0
         self.progress = Progress()
-        self.steps_per_epoch = len(pictures) // config.batch_size
+        self.steps_per_epoch = self.source.steps(len(pictures), drop_last=config.drop_last)
         self._forward: Callable[[torch.Tensor], torch.Tensor] = self.network
         if config.compile:
             self._forward = torch.compile(self.network)
@@ -105,23 +107,32 @@ class Trainer:
         """The network of the last step: its averaged weights where the recipe keeps an average."""
         return self.network if self.average is None else self.average.network
 
-    def train(self, checkpoint: Path, on_epoch: Callable[[dict[str, Any]], None], best: Path | None = None) -> None:
-        """Do the epochs that are left, calling `on_epoch` with each one's figures.
+    def train(
+        self,
+        checkpoint: Path,
+        on_epoch: Callable[[dict[str, Any]], None],
+        on_best: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Do the epochs that are left, calling `on_epoch` with each one's figures, and `on_best` before it when the
+        network's validation accuracy is the best so far.
 
         Raises Interrupted after a signal, the state saved in `checkpoint`; UserError when the loss is no longer finite,
         the last good checkpoint kept.
         """
+        if not checkpoint.exists():
+            self.save(checkpoint)  # so that there is a good one from the first step on
         saved = time.monotonic()
-        with self.source, _signals() as stop:
+        with self.source, signals() as stop:
             while self.progress.epoch < self.config.epochs:
                 begun, done_before = time.perf_counter(), self.progress.step
                 complete = self._run_epoch(stop)
                 seconds = time.perf_counter() - begun
                 self.progress.train_seconds += seconds
                 if not complete:
+                    self._running()
                     self.save(checkpoint)
                     raise Interrupted
-                figures = self._finish_epoch(seconds, done_before, best)
+                figures = self._finish_epoch(seconds, done_before, on_best)
                 on_epoch(figures)
                 target = self.config.stop_at_accuracy
                 reached = target > 0 and figures.get("val_accuracy", 0.0) >= target
@@ -135,19 +146,27 @@ class Trainer:
                     raise Interrupted
 
     def save(self, path: Path) -> None:
-        """Write the complete state."""
+        """Write the complete state. Raises UserError, leaving the file as it is, for weights that are not finite."""
+        if not all(bool(p.isfinite().all()) for p in self.network.parameters()):
+            raise self._diverged()
+        self.progress.wall_seconds = self._wall_before + time.perf_counter() - self._begun
         save_checkpoint(path, self.network, self.optimizer, self.average, self.sums, self.progress)
 
     def load(self, path: Path) -> None:
         """Take the complete state over from `path`. Raises UserError when it cannot be."""
         self.progress = load_checkpoint(path, self.network, self.optimizer, self.average, self.sums)
+        self._wall_before = self.progress.wall_seconds
+
+    def started(self, moment: float) -> None:
+        """Count wall seconds from `moment` (time.perf_counter) instead of from when the trainer was made."""
+        self._begun = moment
 
     def _run_epoch(self, stop: threading.Event) -> bool:
         """The steps of this epoch that are left; false when a signal came in between."""
         config, progress = self.config, self.progress
         self.network.train()
         order = epoch_order(self.source.count, config.seed, progress.epoch)
-        source = self.source.epoch(order, epoch=progress.epoch, first_step=progress.step, drop_last=True)
+        source = self.source.epoch(order, epoch=progress.epoch, first_step=progress.step, drop_last=config.drop_last)
         shown = EpochProgress(progress.epoch, config.epochs, self.steps_per_epoch, progress.step, config.batch_size)
         with shown, closing(source) as stream:
             for pictures, labels in stream:
@@ -179,20 +198,23 @@ class Trainer:
         with torch.no_grad():
             hits = (outputs.argmax(1) == labels).sum()
             self.sums += torch.stack(
-                [loss.detach().double() * len(labels), hits.double(), hits.new_full((), len(labels))]
+                [loss.detach().to(self.sums.dtype) * len(labels), hits, hits.new_full((), len(labels))]
             )
 
     def _running(self) -> tuple[float, float]:
         """Mean loss and accuracy of the epoch so far. Raises UserError when the loss is not finite."""
         loss, hits, _ = (self.sums / self.sums[2].clamp(min=1)).tolist()
         if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is no longer finite in epoch {self.progress.epoch + 1}, near step {self.progress.step}; "
-                "the last good checkpoint is kept: try a lower --lr, or --set clip_norm=1"
-            )
+            raise self._diverged()
         return loss, hits
 
-    def _finish_epoch(self, seconds: float, done_before: int, best: Path | None) -> dict[str, Any]:
+    def _diverged(self) -> UserError:
+        return UserError(
+            f"the loss is no longer finite in epoch {self.progress.epoch + 1}, near step {self.progress.step}; "
+            "the last good checkpoint is kept: try a lower --lr, or --set clip_norm=1"
+        )
+
+    def _finish_epoch(self, seconds: float, done_before: int, on_best: Callable[[], None]) -> dict[str, Any]:
         """Validation, the best state, and the epoch's figures; then on to the next epoch."""
         loss, accuracy = self._running()
         progress = self.progress
@@ -203,7 +225,7 @@ class Trainer:
             "train_accuracy": accuracy,
             "lr": self.config.optimizer.lr * fraction,
             "seconds": seconds,
-            "images_per_second": (progress.step - done_before) * self.config.batch_size / seconds,
+            "images_per_second": self._pictures_in(done_before, progress.step) / seconds,
         }
         progress.epoch, progress.step = progress.epoch + 1, 0
         self.sums.zero_()
@@ -218,9 +240,13 @@ class Trainer:
             figures |= {"val_loss": found.loss, "val_accuracy": found.accuracy}
             if found.accuracy > progress.best_accuracy:
                 progress.best_accuracy = found.accuracy
-                if best is not None:
-                    self.save(best)
+                on_best()
         return figures
+
+    def _pictures_in(self, first: int, last: int) -> int:
+        """How many pictures the steps from `first` up to `last` of an epoch hold; the last may be short."""
+        size, count = self.config.batch_size, self.source.count
+        return min(last * size, count) - min(first * size, count)
 
 
 def shrunk(pictures: torch.Tensor, side: int) -> torch.Tensor:
@@ -245,7 +271,7 @@ def resolve_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
 def _bf16_pays(device: torch.device) -> bool:
     """Whether a convolution of the usual size, forward and backward, runs faster in bf16; about 0.2 s on a CPU."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)  # Ampere on: tensor cores at twice TF32's rate
     if device.type != "cpu":
         return False
     layer = nn.Conv2d(64, 64, 3, padding=1, bias=False)
@@ -269,7 +295,7 @@ def _autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
+def signals() -> Iterator[threading.Event]:
     """An event that Ctrl-C or a terminate signal sets; a second one is obeyed at once, as without this."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

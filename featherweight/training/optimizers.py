@@ -59,7 +59,7 @@ def muon_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[str, A
         for group in parameter_groups(network, config.weight_decay)
     ]
     first = {"params": mixing, "lr": config.lr, "momentum": config.momentum, "orthogonal": True, "weight_decay": 0.0}
-    others = {"lr": config.rest_lr, "momentum": config.rest_momentum, "orthogonal": False}
+    others = {"lr": config.lr * config.rest, "momentum": config.rest_momentum, "orthogonal": False}
     return [first, *({**group, **others} for group in rest)]
 
 

@@ -6,7 +6,6 @@ epoch, through `evaluation.HeldOutTest`, which refuses anything earlier.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import re
 import time
@@ -20,12 +19,12 @@ from torch import nn
 
 from featherweight import datasets, models
 from featherweight.config import TrainConfig, to_dict
-from featherweight.evaluation import Evaluation, HeldOutTest, evaluate
+from featherweight.evaluation import Evaluation, HeldOutTest, disjoint, evaluate
 from featherweight.records import Record
 from featherweight.rules.graph import trace
 from featherweight.rules.layers import one, summarise
 from featherweight.rules.verdict import check_network
-from featherweight.training.engine import Interrupted, Trainer, resolve_precision
+from featherweight.training.engine import Trainer, resolve_precision, signals
 from featherweight.training.progress import epoch_line
 from featherweight.training.run_folder import RunFolder, commit, package_versions
 from featherweight.training.whitening import whiten_first_layer
@@ -75,10 +74,14 @@ def train(
     trainer = Trainer(network, config, trained_on, validation, datasets.STATISTICS[config.data.name], device)
     if resume:
         trainer.load(folder.checkpoint)
+        if folder.started_with() != code:  # no single commit made this run
+            code = code.removesuffix("+changes") + "+changes"
         if trainer.progress.finished and folder.result.exists():
             raise UserError(f"the run in {folder.path} is finished; its record is {folder.result}: nothing to carry on")
         say(f"carrying on at epoch {trainer.progress.epoch + 1}, step {trainer.progress.step}")
-    folder.start(config, {**package_versions(), "commit": code, "device": describe_device(device)})
+    trainer.started(begun)
+    versions = {**package_versions(), "commit": code, "device": describe_device(device)}
+    folder.start(config, versions, resume=resume)
     # The network's start came from the seed; training draws (dropout) go on from a stream of their own, so that they do
     # not depend on how many numbers the start took.
     if not resume:
@@ -88,17 +91,19 @@ def train(
         folder.add_metrics(figures, epoch=figures["epoch"])
         say(epoch_line(figures, config.epochs))
 
-    before = trainer.progress.wall_seconds
-    try:
-        if not trainer.progress.finished:
-            trainer.train(folder.checkpoint, on_epoch, folder.best if validation is not None else None)
-    except Interrupted:
-        trainer.progress.wall_seconds = before + time.perf_counter() - begun
+    def on_best() -> None:
+        save_weights(folder.best, trainer.final_network(), _card(trainer, facts, trained_on, None))
+
+    if not trainer.progress.finished:
+        trainer.train(folder.checkpoint, on_epoch, on_best)
+    with signals():  # what is left takes seconds: a signal now lets it be done
         trainer.save(folder.checkpoint)
-        raise
-    found = _final_evaluation(trainer, test, config)
-    trainer.progress.wall_seconds = before + time.perf_counter() - begun
-    return _finish(trainer, folder, facts, found, trained_on, code)
+        found, shared = _final_evaluation(trainer, test, trained_on)
+        save_weights(folder.model, trainer.final_network(), _card(trainer, facts, trained_on, found))
+        trainer.save(folder.checkpoint)
+        record = _record(trainer, folder, facts, found, trained_on, code, shared)
+        record.write(folder.result)
+    return record
 
 
 class RulesNotMet(Exception):
@@ -122,55 +127,68 @@ def check_rules(network: nn.Module, rule_set: str) -> NetworkFacts:
 
 def _pictures(config: TrainConfig, data_dir: Path | None) -> tuple[datasets.PictureSet, datasets.PictureSet | None]:
     """The pictures trained on, and those validated on where the configuration holds some out."""
-    pictures = datasets.load_train(config.data.name, data_dir)
+    pictures, validation = datasets.load_train(config.data.name, data_dir), None
+    if config.data.train_on == "train":
+        pictures, validation = datasets.split_train(pictures)
     if config.batch_size > len(pictures):
         raise UserError(
             f"batch_size {config.batch_size} is more than the {len(pictures)} pictures; choose a smaller one"
         )
-    if config.data.train_on == "all":
-        return pictures, None
-    return datasets.split_train(pictures)
+    return pictures, validation
 
 
-def _final_evaluation(trainer: Trainer, test: HeldOutTest, config: TrainConfig) -> Evaluation | None:
-    """The one reading of the test pictures, after the last step; None where the configuration leaves them unread."""
-    if not config.read_test:
-        return None
+def _final_evaluation(
+    trainer: Trainer, test: HeldOutTest, trained_on: datasets.PictureSet
+) -> tuple[Evaluation | None, int]:
+    """The one reading of the test pictures, after the last step, and how many of them were trained on (0, or the data
+    are broken); None where the configuration leaves them unread."""
+    if not trainer.config.read_test:
+        return None, 0
     test.training_finished(last_epoch=trainer.progress.finished)
-    statistics = trainer.statistics
-    return evaluate(
-        trainer.final_network(), test.read(), mean=statistics.mean, std=statistics.std, device=trainer.device
-    )
+    pictures, statistics = test.read(), trainer.statistics
+    network = trainer.final_network()
+    found = evaluate(network, pictures, mean=statistics.mean, std=statistics.std, device=trainer.device)
+    return found, disjoint(trained_on, pictures)
 
 
-def _finish(
-    trainer: Trainer,
-    folder: RunFolder,
-    facts: NetworkFacts,
-    found: Evaluation | None,
-    trained_on: datasets.PictureSet,
-    code: str,
-) -> Record:
-    """Write the final weights with their card, and the record."""
-    config, progress = trainer.config, trainer.progress
-    trainer.save(folder.checkpoint)
-    card = Card(
+def _card(trainer: Trainer, facts: NetworkFacts, trained_on: datasets.PictureSet, found: Evaluation | None) -> Card:
+    config = trainer.config
+    return Card(
         name=re.sub(r"[^\w.+-]", "_", config.recipe),
         model=config.model,
         classes=trained_on.classes,
         mean=trainer.statistics.mean,
         std=trainer.statistics.std,
         input_size=trained_on.images.shape[1],
+        parameters=facts.parameters,
         dataset=config.data.name,
         recipe=config.recipe,
         train_images=len(trained_on),
         test_accuracy=None if found is None else found.accuracy,
         seed=config.seed,
-        epochs=progress.epoch,
+        epochs=trainer.progress.epoch,
     )
-    save_weights(folder.model, trainer.final_network(), card)
+
+
+def _selection(config: TrainConfig) -> str:
+    if config.stop_at_accuracy > 0:
+        return f"first epoch with a validation accuracy of {config.stop_at_accuracy:g}, or the last"
+    return SELECTION
+
+
+def _record(
+    trainer: Trainer,
+    folder: RunFolder,
+    facts: NetworkFacts,
+    found: Evaluation | None,
+    trained_on: datasets.PictureSet,
+    code: str,
+    shared: int,
+) -> Record:
+    """The record of a finished run, whose weights are written."""
+    config, progress = trainer.config, trainer.progress
     last = folder.read_metrics()[-1]
-    record = Record(
+    return Record(
         recipe=config.recipe,
         model=config.model,
         parameters=facts.parameters,
@@ -183,7 +201,7 @@ def _finish(
         test_images=0 if found is None else found.images,
         test_accuracy=None if found is None else found.accuracy,
         test_loss=None if found is None else found.loss,
-        selection=SELECTION,
+        selection=_selection(config),
         wall_seconds=round(progress.wall_seconds, 2),
         train_seconds=round(progress.train_seconds, 2),
         device=describe_device(trainer.device),
@@ -204,17 +222,11 @@ def _finish(
         rules_failed=facts.rules_failed,
         config=to_dict(config),
         date=datetime.date.today().isoformat(),
+        extras=None if found is None else {"test_pictures_among_training": shared},
     )
-    record.write(folder.result)
-    return record
 
 
 def _command(config: TrainConfig) -> str:
     """The command that repeats the run: a changed recipe's name lists its changes after its own."""
-    recipe, *changes = config.recipe.split("+")
+    recipe, *changes = re.split(r"\+(?=[a-z_.]+=)", config.recipe)
     return " ".join([f"featherweight train --recipe {recipe} --seed {config.seed}", *(f"--set {c}" for c in changes)])
-
-
-def holding_out(config: TrainConfig) -> TrainConfig:
-    """`config` with 5,000 validation pictures held out, as stopping at an accuracy needs."""
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, train_on="train"))

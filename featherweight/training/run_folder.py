@@ -4,7 +4,7 @@ config.json      the resolved configuration
 versions.json    packages, commit, device
 metrics.jsonl    one line an epoch
 checkpoint.safetensors    the whole state, to carry on from
-best.safetensors          the best state by validation accuracy (only where validation pictures are held out)
+best.safetensors + best.json      the best network by validation accuracy (only where pictures are held out for it)
 model.safetensors + model.json    the final network and its card
 result.json      the record
 curves.png       loss, accuracy and rate over the epochs
@@ -35,10 +35,25 @@ class RunFolder:
         self.model = self.path / "model.safetensors"
         self.result = self.path / "result.json"
 
-    def start(self, config: TrainConfig, versions: dict[str, Any]) -> None:
-        """Put down the configuration and versions of a new run."""
+    def start(self, config: TrainConfig, versions: dict[str, Any], *, resume: bool) -> None:
+        """Put down the configuration and versions. Raises UserError when another run has taken the folder meanwhile."""
+        if not resume:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self.config.open("x").close()
+            except FileExistsError as error:
+                raise UserError(f"another run has taken {self.path}; start again, or choose another --out") from error
+            except OSError as error:
+                raise UserError(f"cannot write {self.config}: {error.strerror}; choose another --out") from error
         write_atomic(self.config, json.dumps(to_dict(config), indent=2) + "\n")
         write_atomic(self.versions, json.dumps(versions, indent=2) + "\n")
+
+    def started_with(self) -> str:
+        """The commit the run was started at, "" where that is not known."""
+        try:
+            return str(json.loads(self.versions.read_text(encoding="utf-8"))["commit"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
 
     def read_config(self) -> TrainConfig:
         """The configuration the run was started with. Raises UserError when there is none or it does not read."""
@@ -71,15 +86,17 @@ def new_folder(root: Path, name: str) -> Path:
     raise UserError(f"{root} holds 9,999 runs of {name}; clear some away or choose a folder with --out")
 
 
-def latest_folder(root: Path, name: str) -> Path:
-    """The newest run of that name under `root` by its checkpoint. Raises UserError when there is none."""
-    checkpoints = sorted(
-        (path for path in root.glob(f"{name}*/checkpoint.safetensors") if _is_run_of(path.parent.name, name)),
-        key=lambda path: path.stat().st_mtime,
-    )
-    if not checkpoints:
-        raise UserError(f"no interrupted run of {name} under {root}; start one without --resume, or name its --out")
-    return checkpoints[-1].parent
+def latest_folder(root: Path, *names: str) -> Path:
+    """The run to carry on among those of `names` under `root`: of the first name that has one, the newest by its
+    checkpoint, one that is not finished before one that is. Raises UserError when there is none."""
+    for name in names:
+        checkpoints = sorted(
+            (path for path in root.glob(f"{name}*/checkpoint.safetensors") if _is_run_of(path.parent.name, name)),
+            key=lambda path: (not path.with_name("result.json").exists(), path.stat().st_mtime),
+        )
+        if checkpoints:
+            return checkpoints[-1].parent
+    raise UserError(f"no interrupted run of {names[0]} under {root}; start one without --resume, or name its --out")
 
 
 def _is_run_of(folder: str, name: str) -> bool:
@@ -95,7 +112,7 @@ def commit() -> str:
     try:
         git = ["git", "-C", str(root)]
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        status = [*git, "status", "--porcelain", "--untracked-files=no", "--", "featherweight", "recipes"]
+        status = [*git, "status", "--porcelain", "--untracked-files=normal", "--", "featherweight", "recipes"]
         changes = subprocess.run(status, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""

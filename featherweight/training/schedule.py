@@ -10,10 +10,10 @@ from featherweight.config import ScheduleConfig
 def rate(schedule: ScheduleConfig, step: int, steps: int) -> float:
     """The learning rate of `step` (0 … steps-1) as a fraction of the peak.
 
-    All but "constant" rise in a straight line from `start` to 1 over the first `warmup` of the steps; then "one_cycle"
-    and "linear" fall to `final` in a straight line, "cosine" along half a cosine (Loshchilov & Hutter 2016,
-    arXiv:1608.03983). "one_cycle" differs from "linear" in rising along half a cosine too (Smith & Topin 2017,
-    arXiv:1708.07120, in its smooth form). The last step is one short of `final`, the first is exactly `start`.
+    All but "constant" rise from `start` to 1 over the first `warmup` of the steps, then fall to `final`. "linear" does
+    both in straight lines; "cosine" rises in a straight line and falls along half a cosine (Loshchilov & Hutter 2016,
+    arXiv:1608.03983); "one_cycle" does both along half a cosine (Smith & Topin 2017, arXiv:1708.07120, in its smooth
+    form). The last step is one short of `final`, the first is exactly `start`.
     """
     if schedule.name == "constant":
         return 1.0

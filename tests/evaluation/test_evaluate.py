@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -109,26 +111,26 @@ def test_the_mode_is_restored_when_the_network_fails() -> None:
 def test_fp32_means_fp32_whatever_is_set_around_it(network: Small) -> None:
     pictures = pictures_of(40)
     exact = measure(network, pictures)
-    backends = torch.backends
-    before = backends.mkldnn.conv.fp32_precision, backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    backends: Any = torch.backends  # its parts have no stubs
+    before = backends.mkldnn.conv.fp32_precision, backends.cudnn.conv.fp32_precision
     inside = []
     watch = network.features[0].register_forward_hook(
         lambda *_: inside.append(
             (
                 backends.cudnn.conv.fp32_precision,
-                backends.cuda.matmul.fp32_precision,  # type: ignore[attr-defined]
+                backends.cuda.matmul.fp32_precision,
                 backends.mkldnn.conv.fp32_precision,
                 torch.is_autocast_enabled("cpu"),
             )
         )
-    )  # type: ignore[attr-defined]
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         around = measure(network, pictures)
         assert torch.is_autocast_enabled("cpu")
     watch.remove()
     assert torch.equal(exact.logits, around.logits)
     assert inside == [("ieee", "ieee", "ieee", False)]
-    after = backends.mkldnn.conv.fp32_precision, backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    after = backends.mkldnn.conv.fp32_precision, backends.cudnn.conv.fp32_precision
     assert after == before
 
 

@@ -242,3 +242,14 @@ def test_small_pictures_come_first_and_the_full_size_last(tmp_path: Path) -> Non
     run.network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-1]))
     run.train(tmp_path / "checkpoint.safetensors", lambda figures: None)
     assert sizes == [24] * 6 + [32] * 4
+
+
+@pytest.mark.slow
+def test_a_compiled_network_takes_the_same_steps(tmp_path: Path) -> None:
+    """Two steps, to float accuracy, the averaged weights included, and the keys are the plain network's."""
+    short = dataclasses.replace(QUICK, epochs=1, batch_size=80)
+    plain = weights_after(short, tmp_path / "plain")
+    fused = weights_after(dataclasses.replace(short, compile=True), tmp_path / "compiled")
+    assert list(plain) == list(fused)
+    for key, value in plain.items():
+        torch.testing.assert_close(fused[key], value, atol=2e-3, rtol=2e-3)

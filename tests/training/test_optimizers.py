@@ -29,7 +29,7 @@ def test_every_parameter_is_in_one_group_and_only_kernels_are_decayed(name, mode
 
 def test_rates_are_fractions_of_each_groups_own_peak() -> None:
     network = models.build("feather_quick")
-    optimizer = build_optimizer(network, OptimizerConfig(name="muon", lr=0.3, rest_lr=0.1))
+    optimizer = build_optimizer(network, OptimizerConfig(name="muon", lr=0.3, rest=1 / 3))
     set_rate(optimizer, 0.5)
     assert {round(group["lr"], 6) for group in optimizer.param_groups} == {0.15, 0.05}
 
@@ -53,7 +53,7 @@ def test_the_rest_of_muon_steps_as_sgd_does() -> None:
     torch.manual_seed(0)
     ours, theirs = nn.Linear(6, 4), nn.Linear(6, 4)
     theirs.load_state_dict(ours.state_dict())
-    config = OptimizerConfig(name="muon", rest_lr=0.05, rest_momentum=0.8, weight_decay=0.01)
+    config = OptimizerConfig(name="muon", lr=0.05, rest_momentum=0.8, weight_decay=0.01)
     plain = OptimizerConfig(name="sgd", lr=0.05, momentum=0.8, weight_decay=0.01)
     pairs = [(ours, build_optimizer(ours, config)), (theirs, build_optimizer(theirs, plain))]
     for _ in range(5):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from featherweight import config, datasets
+from featherweight import config, datasets, weights
 from featherweight.training import run
 from featherweight.training.run_folder import RunFolder, latest_folder, new_folder
 from featherweight.utils import UserError, sha256_file
@@ -54,17 +54,20 @@ def test_the_record_states_what_was_done(tmp_path: Path) -> None:
 
 
 def test_validation_pictures_are_held_out_and_the_best_state_kept(tmp_path: Path) -> None:
-    held = dataclasses.replace(run.holding_out(SHORT), read_test=False)
+    held = config.override(SHORT, {"data.train_on": "train", "read_test": "false"})
     record = run.train(held, RunFolder(tmp_path))
     assert record.train_images + 140 == 1442
     assert record.val_images == 140
     assert record.test_accuracy is None
-    assert (tmp_path / "best.safetensors").is_file()
+    assert weights.load(tmp_path / "best.safetensors")[1].train_images == 1302
 
 
 def test_stopping_at_an_accuracy_stops(tmp_path: Path) -> None:
-    early = dataclasses.replace(run.holding_out(SHORT), epochs=6, stop_at_accuracy=0.05)
-    assert run.train(early, RunFolder(tmp_path)).epochs == 1
+    early = config.override(SHORT, {"data.train_on": "train", "epochs": "6", "stop_at_accuracy": "0.05"})
+    record = run.train(early, RunFolder(tmp_path))
+    assert record.epochs == 1
+    assert "validation accuracy of 0.05" in record.selection
+    assert "stop_at_accuracy=0.05" in record.recipe
 
 
 def test_a_network_that_misses_rules_costs_no_compute(tmp_path: Path) -> None:
@@ -123,3 +126,48 @@ def test_the_texts_recipes_start_on_cifar10(recipe: str, cifar10_dir: Path) -> N
             losses.append(trainer.sums[0].item())
     first = losses[0] / 128
     assert 2.2 < first < 2.8  # untrained: near log 10
+
+
+def test_a_batch_larger_than_what_is_trained_on_is_refused(tmp_path: Path) -> None:
+    held = config.override(SHORT, {"data.train_on": "train", "batch_size": "1400"})
+    with pytest.raises(UserError, match="batch_size 1400 is more than the 1302 pictures"):
+        run.train(held, RunFolder(tmp_path))
+
+
+def test_a_run_that_was_killed_is_finished_by_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after a checkpoint, with nothing tidied up: the record's times still add up."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*arguments, **options):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_final_evaluation", killed)
+        with pytest.raises(Killed):
+            run.train(SHORT, RunFolder(tmp_path))
+    record = run.train(SHORT, RunFolder(tmp_path), resume=True)
+    assert record.wall_seconds > record.train_seconds > 0
+    assert (tmp_path / "result.json").is_file()
+
+
+def test_two_runs_cannot_take_one_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.start(SHORT, {"commit": "a"}, resume=False)
+    with pytest.raises(UserError, match="another run has taken"):
+        folder.start(SHORT, {"commit": "a"}, resume=False)
+
+
+def test_no_test_picture_was_trained_on(tmp_path: Path) -> None:
+    record = run.train(SHORT, RunFolder(tmp_path))
+    assert record.extras == {"test_pictures_among_training": 0}
+
+
+def test_an_unfinished_run_is_preferred_and_a_changed_rate_finds_the_recipes_run(tmp_path: Path) -> None:
+    for name in ("a-seed0", "a-seed0-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoint.safetensors").write_text("")
+    (tmp_path / "a-seed0-2" / "result.json").write_text("{}")
+    assert latest_folder(tmp_path, "a-seed0") == tmp_path / "a-seed0"
+    assert latest_folder(tmp_path, "a+optimizer.lr=0.01-seed0", "a-seed0") == tmp_path / "a-seed0"

@@ -46,3 +46,8 @@ def test_always_between_its_ends_and_smooth(name, warmup: float, start: float, f
     peak = max(range(steps), key=rates.__getitem__)
     assert rates[:peak] == sorted(rates[:peak])
     assert all(a >= b - 1e-12 for a, b in zip(rates[peak:], rates[peak + 1 :], strict=False))
+
+
+def test_one_cycle_falls_along_half_a_cosine() -> None:
+    cycle = ScheduleConfig(name="one_cycle", warmup=0.0, final=0.0)
+    assert rate(cycle, 250, 1000) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)

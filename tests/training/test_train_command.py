@@ -102,6 +102,17 @@ def test_a_terminal_gets_a_bar_with_loss_and_accuracy(nowhere: Path) -> None:
     assert "━" in text
 
 
+@pytest.mark.slow
+def test_resume_takes_another_rate_but_no_other_data(nowhere: Path) -> None:
+    begun = run(nowhere, "--dataset", "digits", "--epochs", "2", "--stop-at-accuracy", "0.01", "--out", "mine")
+    assert begun.returncode == 0, begun.stderr
+    assert "held out" in begun.stderr
+    (nowhere / "mine" / "result.json").unlink()
+    refused = run(nowhere, "--dataset", "digits", "--resume", "--out", "mine", "--seed", "5")
+    assert refused.returncode == 2
+    assert "cannot change seed" in refused.stderr
+
+
 def test_main_py_takes_the_options_of_pytorch_cifar(nowhere: Path) -> None:
     main = Path(__file__).resolve().parents[2] / "main.py"
     command = [sys.executable, str(main), "--lr", "0.05", "--resume"]
