@@ -40,8 +40,11 @@ class _Names(type):
 class _Empty(types.ModuleType):
     """A module with every name in it: each a class that does nothing."""
 
-    __path__ = ()
     __version__ = "0.0"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
