@@ -19,7 +19,7 @@ TORCH = "2.13.0"
 CPU_BUILD_SHA256 = [
     "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"
 ]  # torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl
-EXTRAS = ["dev", "digits", "parquet", "zoo"]
+EXTRAS = ["dev", "digits", "parquet", "zoo", "onnx", "tensorboard", "demo"]
 CUDA = re.compile(r"^(nvidia-|cuda-|triton==)")
 HEADER = "# Written by tools/lock.py from pyproject.toml; change that, not this.\n"
 

@@ -20,7 +20,6 @@ PUBLISHED = {"resnet18": 435}  # Araujo et al. 2019, "Computing receptive fields
 @pytest.mark.slow
 @pytest.mark.parametrize("name", timm_networks.NAMES)
 def test_arithmetic_and_measurement_agree(name: str) -> None:
-    pytest.importorskip("timm")
     network, shape = timm_networks.create(name), (1, 3, 96, 96)
     figure = receptive_field(trace(network, shape)).figure
     measured = verify(network, shape)

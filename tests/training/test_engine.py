@@ -245,6 +245,7 @@ def test_small_pictures_come_first_and_the_full_size_last(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # inductor, at its import
 def test_a_compiled_network_takes_the_same_steps(tmp_path: Path) -> None:
     """Two steps, to float accuracy, the averaged weights included, and the keys are the plain network's."""
     short = dataclasses.replace(QUICK, epochs=1, batch_size=80)
