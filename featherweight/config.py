@@ -83,6 +83,7 @@ class TrainConfig:
     drop_last: bool = True  # leave an epoch's last, short batch out of training (never out of evaluation)
     channels_last: bool = True
     compile: bool = False  # torch.compile the network: pays on long runs only
+    fused: bool = True  # on a CPU in fp32, with a C compiler at hand: this project's own operations (featherweight/fused)
     threads: int = 0  # 0: leave torch's own choice
     label_smoothing: float = 0.0
     average: float = 0.0  # decay per step of the exponential moving average of the weights; 0: none

@@ -58,6 +58,14 @@ def _umask() -> int:
     return current
 
 
+def cache_folder() -> Path:
+    """The user's folder for data that can be had again: $XDG_CACHE_HOME/featherweight or ~/.cache/featherweight."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(base):  # a relative one is to be ignored, says the XDG specification
+        return Path(base) / "featherweight"
+    return Path(os.path.expanduser("~")) / ".cache" / "featherweight"
+
+
 def sha256_bytes(data: bytes | memoryview) -> str:
     """The SHA-256 of `data`, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

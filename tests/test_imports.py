@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "featherweight"
 FLOORS = (
     ("utils", "config", "terminal"),
-    ("models", "datasets", "augment"),
+    ("models", "datasets", "augment", "fused"),
     ("weights", "evaluation", "rules", "records", "report"),
     ("training", "explain", "ship"),
     ("bench", "demo"),

@@ -18,7 +18,7 @@ from featherweight.datasets import fetch as fetching
 from featherweight.datasets.cifar10 import Archive, Copy, Split
 from featherweight.datasets.pictures import PictureSet, Statistics, measure_statistics, split_train
 from featherweight.terminal import note
-from featherweight.utils import UserError
+from featherweight.utils import UserError, cache_folder
 
 __all__ = [
     "CLASSES",
@@ -101,14 +101,6 @@ def check_name(name: str) -> None:
     """UserError, with the choices, unless `name` is that of a data set."""
     if name not in NAMES:
         raise UserError(f"unknown data set {name!r}; choose {' or '.join(NAMES)}")
-
-
-def cache_folder() -> Path:
-    """The user's folder for data that can be had again: $XDG_CACHE_HOME/featherweight or ~/.cache/featherweight."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):  # a relative one is to be ignored, says the XDG specification
-        return Path(base) / "featherweight"
-    return Path(os.path.expanduser("~")) / ".cache" / "featherweight"
 
 
 def places(data_dir: Path | None = None) -> list[Path]:

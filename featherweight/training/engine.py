@@ -28,6 +28,7 @@ from featherweight.augment import BatchSource
 from featherweight.config import TrainConfig
 from featherweight.datasets import PictureSet, Statistics
 from featherweight.evaluation import evaluate
+from featherweight.fused.rewrite import fused
 from featherweight.training.averaging import AveragedWeights
 from featherweight.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from featherweight.training.optimizers import build_optimizer, set_rate
@@ -98,6 +99,13 @@ class Trainer:
         self._forward: Callable[[torch.Tensor], torch.Tensor] = self.network
         if config.compile:
             self._forward = torch.compile(self.network)
+        elif config.fused and device.type == "cpu" and config.precision == "fp32" and config.channels_last:
+            self._forward = fused(self.network) or self.network
+
+    @property
+    def fused(self) -> bool:
+        """Whether the training pass runs on this project's own operations."""
+        return not self.config.compile and self._forward is not self.network
 
     @property
     def total_steps(self) -> int:

@@ -25,6 +25,7 @@ from featherweight.rules.graph import trace
 from featherweight.rules.layers import one, summarise
 from featherweight.rules.verdict import check_network
 from featherweight.training.engine import Trainer, resolve_precision, signals
+from featherweight.training.memory import keep_freed_memory
 from featherweight.training.progress import epoch_line
 from featherweight.training.run_folder import RunFolder, commit, package_versions
 from featherweight.training.whitening import whiten_first_layer
@@ -62,6 +63,8 @@ def train(
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
     config = resolve_precision(config, device)
     seed_everything(config.seed)
     network = models.build(config.model, classes=len(datasets.CLASSES[config.data.name]))
@@ -222,7 +225,7 @@ def _record(
         rules_failed=facts.rules_failed,
         config=to_dict(config),
         date=datetime.date.today().isoformat(),
-        extras=None if found is None else {"test_pictures_among_training": shared},
+        extras={"fused": trainer.fused} | ({} if found is None else {"test_pictures_among_training": shared}),
     )
 
 

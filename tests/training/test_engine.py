@@ -237,7 +237,7 @@ def test_resume_takes_a_changed_rate_and_says_so(tmp_path: Path) -> None:
 
 
 def test_small_pictures_come_first_and_the_full_size_last(tmp_path: Path) -> None:
-    run = trainer(dataclasses.replace(QUICK, small_size=24, small_until=0.6))  # 10 steps in all
+    run = trainer(dataclasses.replace(QUICK, small_size=24, small_until=0.6, fused=False))  # 10 steps in all
     sizes: list[int] = []
     run.network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-1]))
     run.train(tmp_path / "checkpoint.safetensors", lambda figures: None)

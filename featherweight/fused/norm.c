@@ -1,0 +1,244 @@
+/* Batch norm with what stands around it, in as few passes over memory as there can be.
+
+   A map is [M, C] floats: M pixels of all pictures, C channels side by side (channels-last memory). C is a multiple of
+   16, one vector. Forward: one pass for the statistics, one for
+
+       y = keep(relu_after(scale * relu_first(x) + shift)) + residual
+
+   each part as asked. Backward: one pass for the two sums that the gradient needs, one for the gradient. Nothing but x
+   is kept in between: what ReLU and dropout let through is worked out again from x and from the dropout's key.
+
+   Statistics (Ioffe & Szegedy 2015, arXiv:1502.03167) are summed in float over short runs of pixels, relative to the first
+   pixel, and then in double. The work is cut into one piece a thread, and pieces are added in order: the same number of
+   threads gives the same bits. */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_max_threads(void) { return 1; }
+static int omp_get_thread_num(void) { return 0; }
+#endif
+
+#define LANES 16
+#define RUN 64      /* pixels summed in float before they go into the double sum */
+#define MOST 4      /* vectors of channels worked on at a time: their sums stay in registers */
+typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t bits __attribute__((vector_size(64)));
+typedef int32_t mask __attribute__((vector_size(64)));
+#define INLINE static inline __attribute__((always_inline))
+
+typedef struct {
+    int64_t pixels, channels;
+    int32_t relu_first, relu_after;
+    uint32_t drop_below;   /* an element is dropped when its 32 random bits are below this; 0: no dropout */
+    uint32_t key[2];       /* of the dropout's random bits */
+    float keep_scale;      /* 1 / (1 - p) */
+} layer;
+
+INLINE vec load(const float *p) { return *(const vec *)p; }
+INLINE void store(float *p, vec v) { *(vec *)p = v; }
+INLINE vec where(mask m, vec v) { return (vec)((mask)v & m); }
+INLINE vec relu(vec v) { return where(~(mask)(v < 0), v); }   /* not-a-number stays, so that it is noticed */
+
+/* 32 random bits for each of 16 neighbours: a hash of the element's number and the key, by the finaliser of
+   C. Wellons' search for low bias (lowbias32), the key's second half mixed in between its two multiplications. */
+INLINE bits random_bits(uint32_t first, const uint32_t *key) {
+    const bits count = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    bits h = count + (first + key[0]);
+    h ^= h >> 16;
+    h *= 0x7feb352dU;
+    h ^= h >> 15;
+    h ^= key[1];
+    h *= 0x846ca68bU;
+    h ^= h >> 16;
+    return h;
+}
+
+INLINE vec dropped(vec v, const layer *l, int64_t element) {
+    if (!l->drop_below) return v;
+    return where((mask)(random_bits((uint32_t)element, l->key) >= l->drop_below), v * l->keep_scale);
+}
+
+static __attribute__((noinline)) void add(double *sums, vec v) {
+    float parts[LANES];
+    memcpy(parts, &v, sizeof parts);
+    for (int k = 0; k < LANES; k++) sums[k] += parts[k];
+}
+
+INLINE int64_t piece(int64_t pixels, int pieces, int k) { return pixels * k / pieces; }
+
+/* sums[0..C): of (x - x[0]); sums[C..2C): of its square; over the pixels from..to */
+INLINE void sum_block(const float *x, const float *pivot, const layer *l, int64_t from, int64_t to, int64_t c, const int n,
+                      double *sums) {
+    const int64_t C = l->channels;
+    vec zero = load(pivot + c) * 0, p[MOST];
+    for (int j = 0; j < n; j++) p[j] = load(pivot + c + j * LANES), p[j] = l->relu_first ? relu(p[j]) : p[j];
+    for (int64_t r = from; r < to; r += RUN) {
+        vec s[MOST], q[MOST];
+        for (int j = 0; j < n; j++) s[j] = q[j] = zero - zero;
+        const int64_t end = r + RUN < to ? r + RUN : to;
+        for (int64_t i = r; i < end; i++)
+            for (int j = 0; j < n; j++) {
+                vec v = load(x + i * C + c + j * LANES);
+                v = (l->relu_first ? relu(v) : v) - p[j];
+                s[j] += v;
+                q[j] += v * v;
+            }
+        for (int j = 0; j < n; j++) add(sums + c + j * LANES, s[j]), add(sums + C + c + j * LANES, q[j]);
+    }
+}
+
+INLINE void forward_block(const float *x, const float *scale, const float *shift, const float *residual, const layer *l,
+                          int64_t from, int64_t to, int64_t c, const int n, float *y) {
+    const int64_t C = l->channels;
+    vec a[MOST], b[MOST];
+    for (int j = 0; j < n; j++) a[j] = load(scale + c + j * LANES), b[j] = load(shift + c + j * LANES);
+    for (int64_t i = from; i < to; i++)
+        for (int j = 0; j < n; j++) {
+            const int64_t at = i * C + c + j * LANES;
+            vec v = load(x + at);
+            v = (l->relu_first ? relu(v) : v) * a[j] + b[j];
+            v = dropped(l->relu_after ? relu(v) : v, l, at);
+            if (residual) v += load(residual + at);
+            store(y + at, v);
+        }
+}
+
+/* The gradient as it reaches the norm's output, and the norm's input, at one place. */
+INLINE vec behind(const float *x, const float *g, vec a, vec b, const layer *l, int64_t at, vec *input) {
+    vec v = load(x + at), d = dropped(load(g + at), l, at);
+    *input = l->relu_first ? relu(v) : v;
+    return l->relu_after ? where(*input * a + b > 0, d) : d;
+}
+
+/* sums[0..C): of the gradient; sums[C..2C): of gradient times (input - mean) */
+INLINE void gradient_sums_block(const float *x, const float *g, const float *scale, const float *shift, const float *mean,
+                                const layer *l, int64_t from, int64_t to, int64_t c, const int n, double *sums) {
+    const int64_t C = l->channels;
+    vec a[MOST], b[MOST], m[MOST];
+    for (int j = 0; j < n; j++)
+        a[j] = load(scale + c + j * LANES), b[j] = load(shift + c + j * LANES), m[j] = load(mean + c + j * LANES);
+    for (int64_t r = from; r < to; r += RUN) {
+        vec s[MOST], q[MOST];
+        for (int j = 0; j < n; j++) s[j] = q[j] = a[j] - a[j];
+        const int64_t end = r + RUN < to ? r + RUN : to;
+        for (int64_t i = r; i < end; i++)
+            for (int j = 0; j < n; j++) {
+                vec input, d = behind(x, g, a[j], b[j], l, i * C + c + j * LANES, &input);
+                s[j] += d;
+                q[j] += d * (input - m[j]);
+            }
+        for (int j = 0; j < n; j++) add(sums + c + j * LANES, s[j]), add(sums + C + c + j * LANES, q[j]);
+    }
+}
+
+/* dx = scale * d + slope * input + offset */
+INLINE void backward_block(const float *x, const float *g, const float *scale, const float *shift, const float *slope,
+                           const float *offset, const layer *l, int64_t from, int64_t to, int64_t c, const int n, float *dx) {
+    const int64_t C = l->channels;
+    vec a[MOST], b[MOST], p[MOST], o[MOST];
+    for (int j = 0; j < n; j++) {
+        a[j] = load(scale + c + j * LANES), b[j] = load(shift + c + j * LANES);
+        p[j] = load(slope + c + j * LANES), o[j] = load(offset + c + j * LANES);
+    }
+    for (int64_t i = from; i < to; i++)
+        for (int j = 0; j < n; j++) {
+            const int64_t at = i * C + c + j * LANES;
+            vec input, d = behind(x, g, a[j], b[j], l, at, &input);
+            d = a[j] * d + (p[j] * input + o[j]);
+            store(dx + at, l->relu_first ? where(load(x + at) > 0, d) : d);
+        }
+}
+
+/* Every choice that the inner loops depend on is made once, outside them, by giving it to them as a constant. */
+#define BLOCKS(l, CALL)                                                        \
+    for (int64_t c = 0; c < (l)->channels; c += MOST * LANES) {                \
+        const int64_t left = ((l)->channels - c) / LANES;                      \
+        if (left >= 4) { const int n = 4; CALL; }                              \
+        else if (left == 2) { const int n = 2; CALL; }                         \
+        else for (; c < (l)->channels; c += LANES) { const int n = 1; CALL; }  \
+    }
+#define WITH(original, CALLS)                                                                                  \
+    {                                                                                                          \
+        layer l_ = *(original);                                                                                \
+        const layer *l = &l_;                                                                                  \
+        if (!l_.drop_below && !l_.relu_first && l_.relu_after) { l_.drop_below = 0, l_.relu_first = 0, l_.relu_after = 1; CALLS } \
+        else if (!l_.drop_below && !l_.relu_first) { l_.drop_below = 0, l_.relu_first = 0, l_.relu_after = 0; CALLS }   \
+        else if (l_.drop_below && l_.relu_first) { l_.relu_first = 1, l_.relu_after = 0; CALLS }               \
+        else { CALLS }                                                                                         \
+    }
+
+static double *total(double *sums, int pieces, int64_t n) {   /* the pieces' sums, added in order into the first */
+    for (int k = 1; k < pieces; k++)
+        for (int64_t i = 0; i < n; i++) sums[i] += sums[k * n + i];
+    return sums;
+}
+
+/* Mean and variance (biased) of every channel of relu_first(x), as doubles: stats[0..C) and stats[C..2C). */
+int norm_statistics(const float *x, const layer *original, double *stats) {
+    const int64_t C = original->channels, M = original->pixels;
+    const int pieces = omp_get_max_threads();
+    double *sums = calloc(2 * C * pieces, sizeof(double));
+    if (!sums) return 1;
+#pragma omp parallel for schedule(static, 1)
+    for (int k = 0; k < pieces; k++) {
+        double *own = sums + 2 * C * k;
+        const int64_t from = piece(M, pieces, k), to = piece(M, pieces, k + 1);
+        WITH(original, BLOCKS(l, sum_block(x, x, l, from, to, c, n, own)))
+    }
+    total(sums, pieces, 2 * C);
+    for (int64_t c = 0; c < C; c++) {
+        const double pivot = original->relu_first && x[c] < 0 ? 0 : x[c], mean = sums[c] / M;
+        const double variance = sums[C + c] / M - mean * mean;
+        stats[c] = pivot + mean;
+        stats[C + c] = variance < 0 ? 0 : variance;
+    }
+    free(sums);
+    return 0;
+}
+
+void norm_forward(const float *x, const float *scale, const float *shift, const float *residual, const layer *original, float *y) {
+    const int pieces = omp_get_max_threads();
+#pragma omp parallel for schedule(static, 1)
+    for (int k = 0; k < pieces; k++) {
+        const int64_t from = piece(original->pixels, pieces, k), to = piece(original->pixels, pieces, k + 1);
+        if (residual) WITH(original, BLOCKS(l, forward_block(x, scale, shift, residual, l, from, to, c, n, y)))
+        else WITH(original, BLOCKS(l, forward_block(x, scale, shift, NULL, l, from, to, c, n, y)))
+    }
+}
+
+/* dx, and the gradients of the norm's weight and bias; mean and inverse deviation are those of the forward pass. */
+int norm_backward(const float *x, const float *g, const float *scale, const float *shift, const float *mean,
+                  const float *inverse, const layer *original, float *dx, float *dweight, float *dbias) {
+    const int64_t C = original->channels, M = original->pixels;
+    const int pieces = omp_get_max_threads();
+    double *sums = calloc(2 * C * pieces, sizeof(double));
+    float *line = malloc(2 * C * sizeof(float));   /* slope, offset */
+    if (!sums || !line) { free(sums); free(line); return 1; }
+#pragma omp parallel for schedule(static, 1)
+    for (int k = 0; k < pieces; k++) {
+        double *own = sums + 2 * C * k;
+        const int64_t from = piece(M, pieces, k), to = piece(M, pieces, k + 1);
+        WITH(original, BLOCKS(l, gradient_sums_block(x, g, scale, shift, mean, l, from, to, c, n, own)))
+    }
+    total(sums, pieces, 2 * C);
+    for (int64_t c = 0; c < C; c++) {
+        const double squared = (double)inverse[c] * inverse[c];
+        const double slope = -scale[c] * squared * sums[C + c] / M;
+        dbias[c] = sums[c];
+        dweight[c] = sums[C + c] * inverse[c];
+        line[c] = slope;
+        line[C + c] = -scale[c] * sums[c] / M - slope * mean[c];
+    }
+#pragma omp parallel for schedule(static, 1)
+    for (int k = 0; k < pieces; k++) {
+        const int64_t from = piece(M, pieces, k), to = piece(M, pieces, k + 1);
+        WITH(original, BLOCKS(l, backward_block(x, g, scale, shift, line, line + C, l, from, to, c, n, dx)))
+    }
+    free(sums);
+    free(line);
+    return 0;
+}

@@ -1,0 +1,107 @@
+"""Batch norm, with the ReLU before or after it, dropout and a residual addition, as one differentiable step.
+
+Shapes: maps are float32 [N, C, H, W] in channels-last memory, C a multiple of 16. The arithmetic is in norm.c.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import nn
+
+from featherweight.fused.build import at, done, functions
+
+LANES = 16  # floats in a vector of norm.c: the channels must fill whole ones
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        ("pixels", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
+        ("relu_first", ctypes.c_int32),
+        ("relu_after", ctypes.c_int32),
+        ("drop_below", ctypes.c_uint32),
+        ("key", ctypes.c_uint32 * 2),
+        ("keep_scale", ctypes.c_float),
+    ]
+
+
+class FusedNorm(nn.Module):
+    """keep(relu_after(norm(relu_first(x)))) + residual, in training mode; `norm` keeps its parameters and statistics.
+
+    Dropout's random bits are a hash of an element's place and a key drawn from torch's generator: independent from
+    element to element and from step to step, and the same again from the same seed.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d, *, relu_first: bool, relu_after: bool, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.relu_first, self.relu_after, self.dropout = norm, relu_first, relu_after, dropout
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        if x.dtype != torch.float32 or x.device.type != "cpu":
+            raise TypeError(f"fused operations take float32 on the CPU, not {x.dtype} on {x.device}")
+        if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+            return self(x) + residual  # one that is broadcast: not for norm.c
+        return _Norm.apply(x, self.norm.weight, self.norm.bias, residual, self)  # type: ignore[no-any-return]
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        residual: torch.Tensor | None,
+        of: FusedNorm,
+    ) -> torch.Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        layer, norm = _describe(x, of), of.norm
+        stats = torch.empty(2, x.shape[1], dtype=torch.float64)
+        done(functions().norm_statistics(at(x), ctypes.byref(layer), at(stats)))
+        mean, variance = stats[0], stats[1]
+        _remember(norm, mean, variance, layer.pixels)
+        inverse = (variance + norm.eps).rsqrt()
+        scale = (weight * inverse).float()
+        shift = (bias - mean * inverse * weight).float()
+        if residual is not None:
+            residual = residual.contiguous(memory_format=torch.channels_last)
+        y = torch.empty_like(x)
+        functions().norm_forward(at(x), at(scale), at(shift), at(residual), ctypes.byref(layer), at(y))
+        ctx.save_for_backward(x, scale, shift, mean.float(), inverse.float())
+        ctx.layer, ctx.residual = layer, residual is not None
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        x, scale, shift, mean, inverse = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        dx, dweight, dbias = torch.empty_like(x), torch.empty_like(scale), torch.empty_like(scale)
+        values = (x, gradient, scale, shift, mean, inverse)
+        out = (dx, dweight, dbias)
+        done(functions().norm_backward(*map(at, values), ctypes.byref(ctx.layer), *map(at, out)))
+        return dx, dweight, dbias, gradient if ctx.residual else None, None
+
+
+def _describe(x: torch.Tensor, of: FusedNorm) -> _Layer:
+    layer = _Layer(pixels=x.numel() // x.shape[1], channels=x.shape[1])
+    layer.relu_first, layer.relu_after = of.relu_first, of.relu_after
+    if of.dropout > 0:
+        key = int(torch.randint(2**62, ()))
+        layer.key[0], layer.key[1] = key & 0xFFFFFFFF, key >> 32
+        layer.drop_below = min(round(of.dropout * 2**32), 2**32 - 1)
+        layer.keep_scale = 1 / (1 - of.dropout)
+    return layer
+
+
+@torch.no_grad()
+def _remember(norm: nn.BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, pixels: int) -> None:
+    """Update the running statistics as torch does: the variance without bias."""
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.float(), share)
+    norm.running_var.lerp_((variance * (pixels / max(pixels - 1, 1))).float(), share)

@@ -1,0 +1,94 @@
+"""Puts the fused operations into a network's training pass, the network itself left as it is.
+
+The network is traced by torch.fx; every batch norm takes in the ReLU before it, or the ReLU, dropout and addition after
+it, where nobody else reads what lies between. The rewritten pass shares the network's layers, so that weights, keys and
+running statistics stay where they were.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import fx, nn
+
+from featherweight.fused import winograd
+from featherweight.fused.build import library
+from featherweight.fused.norm import LANES, FusedNorm
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def fused(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """`network`'s pass in training mode with fused operations, for float32 maps in channels-last memory on a CPU.
+
+    None where there is nothing to gain: no C compiler, a network that torch.fx cannot trace, or none of its parts fits.
+    """
+    if library() is None:
+        return None
+    try:
+        traced = fx.symbolic_trace(network)
+    except Exception:  # a pass that depends on its data: fx names it in many ways
+        return None
+    graph, replaced = traced.graph, 0
+    for node in list(graph.nodes):
+        norm, conv = _layer(traced, node, nn.BatchNorm2d), _layer(traced, node, nn.Conv2d)
+        if norm is not None and norm.affine and norm.num_features % LANES == 0:
+            _fuse(traced, node, norm)
+            replaced += 1
+        elif conv is not None and winograd.fits(conv):
+            node.target = f"fused_{node.name}"
+            traced.add_module(node.target, winograd.WinogradConv(conv))
+            replaced += 1
+    if not replaced:
+        return None
+    graph.lint()
+    traced.recompile()
+    return traced
+
+
+def _fuse(traced: fx.GraphModule, node: fx.Node, norm: nn.BatchNorm2d) -> None:
+    """Replace `node`, a batch norm, and its fitting neighbours by one FusedNorm."""
+    source, last, dropout, residual = node.args[0], node, 0.0, None
+    assert isinstance(source, fx.Node)
+    relu_first = _is_relu(traced, source) and len(source.users) == 1
+    if relu_first:
+        source = source.args[0]
+    after = _only_user(last)
+    relu_after = not relu_first and after is not None and _is_relu(traced, after)
+    if relu_after and after is not None:
+        last = after
+    after = _only_user(last)
+    drop = None if after is None else _layer(traced, after, nn.Dropout)
+    if drop is not None and after is not None and 0 < drop.p < 1:
+        last, dropout = after, drop.p
+    after = _only_user(last)
+    if after is not None and after.op == "call_function" and after.target in (operator.add, torch.add):
+        others = [one for one in after.args if one is not last]
+        if len(others) == 1 and isinstance(others[0], fx.Node) and not after.kwargs:
+            last, residual = after, others[0]
+    name = f"fused_{node.name}"
+    module = FusedNorm(norm, relu_first=relu_first, relu_after=relu_after, dropout=dropout)
+    traced.add_module(name, module)
+    with traced.graph.inserting_after(last):
+        new = traced.graph.call_module(name, (source, residual))
+    last.replace_all_uses_with(new)
+    traced.graph.eliminate_dead_code()
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _layer(traced: fx.GraphModule, node: fx.Node, kind: type[Layer]) -> Layer | None:
+    """The layer that `node` calls when it is exactly of `kind`: a subclass may do something else."""
+    if node.op != "call_module":
+        return None
+    layer = traced.get_submodule(str(node.target))
+    return layer if type(layer) is kind else None
+
+
+def _is_relu(traced: fx.GraphModule, node: fx.Node) -> bool:
+    return _layer(traced, node, nn.ReLU) is not None

@@ -1,0 +1,254 @@
+"""The fused operations against torch's own in double precision, and what stands in where they cannot be made."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from featherweight import models
+from featherweight.fused import build
+from featherweight.fused.norm import FusedNorm
+from featherweight.fused.rewrite import fused
+from featherweight.fused.winograd import WinogradConv
+
+pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler here: fused operations did not run")
+
+
+def maps(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator).contiguous(memory_format=torch.channels_last)
+
+
+def close(found: torch.Tensor, right: torch.Tensor, tolerance: float) -> None:
+    """Largest difference against the largest value."""
+    right = right.detach().double()
+    assert float((found.detach().double() - right).abs().max()) <= tolerance * float(right.abs().max().clamp(min=1e-6))
+
+
+@pytest.mark.parametrize(("first", "after"), [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("channels", [16, 48, 64, 112, 128])
+def test_norm_and_its_gradients(first: bool, after: bool, with_residual: bool, channels: int) -> None:
+    """An offset far from zero would show a variance taken as a difference of large squares."""
+    x = maps(5, channels, 7, 9) + torch.linspace(-30, 30, channels)[:, None, None]
+    residual, slope = maps(5, channels, 7, 9, seed=1), maps(5, channels, 7, 9, seed=2)
+    norm = nn.BatchNorm2d(channels)
+    nn.init.uniform_(norm.weight, 0.5, 2)
+    nn.init.uniform_(norm.bias, -1, 1)
+    exact = copy.deepcopy(norm).double()
+    one, two = x.requires_grad_(), x.detach().double().requires_grad_()
+    r1, r2 = residual.requires_grad_(), residual.detach().double().requires_grad_()
+    y = FusedNorm(norm, relu_first=first, relu_after=after, dropout=0)(one, r1 if with_residual else None)
+    right = exact(two.relu() if first else two)
+    right = (right.relu() if after else right) + (r2 if with_residual else 0)
+    y.backward(slope)
+    right.backward(slope.double())
+    close(y, right, 1e-5)
+    for found, true in ((one, two), (norm.weight, exact.weight), (norm.bias, exact.bias)):
+        assert found.grad is not None
+        assert true.grad is not None
+        close(found.grad, true.grad, 3e-5)
+    if with_residual:
+        assert torch.equal(r1.grad, slope)  # type: ignore[arg-type]
+    for name, value in exact.named_buffers():
+        close(norm.get_buffer(name), value, 1e-5)
+
+
+def test_dropout_keeps_its_share_independently_and_scales() -> None:
+    torch.manual_seed(3)
+    layer = FusedNorm(nn.BatchNorm2d(32), relu_first=False, relu_after=False, dropout=0.1)
+    x = torch.rand(64, 32, 16, 16).contiguous(memory_format=torch.channels_last)
+    gone = [layer(x) == 0 for _ in range(2)]
+    n = x.numel()
+    for mask in gone:
+        rate, flat = mask.double().mean(), mask.permute(0, 2, 3, 1).reshape(-1).double() - 0.1
+        assert abs(float(rate) - 0.1) < 5 * math.sqrt(0.09 / n)
+        for lag in (1, 2, 16, 32, 512):  # neighbours, channels, pixels, rows
+            assert abs(float((flat[:-lag] * flat[lag:]).mean()) / 0.09) < 5 / math.sqrt(n), lag
+    both = (gone[0] & gone[1]).double().mean()  # one step's mask says nothing of the next one's
+    assert abs(float(both) - 0.01) < 5 * math.sqrt(0.01 * 0.99 / n)
+
+
+def test_dropout_scales_what_it_keeps_and_its_gradient_is_its_own_mask() -> None:
+    torch.manual_seed(4)
+    norm = nn.BatchNorm2d(16)
+    x = maps(8, 16, 6, 6).requires_grad_()
+    y = FusedNorm(norm, relu_first=True, relu_after=False, dropout=0.25)(x)
+    plain = F.batch_norm(x.relu(), None, None, norm.weight, norm.bias, training=True)
+    kept = y != 0
+    close(y[kept], plain[kept] / 0.75, 1e-5)
+    exact = x.detach().double().requires_grad_()
+    slope = maps(8, 16, 6, 6, seed=5)
+    y.backward(slope)
+    masked = F.batch_norm(exact.relu(), None, None, training=True) * kept / 0.75
+    masked.backward(slope.double())
+    close(x.grad, exact.grad, 1e-5)  # type: ignore[arg-type]
+
+
+def test_dropout_repeats_from_the_seed() -> None:
+    def drawn(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return FusedNorm(nn.BatchNorm2d(16), relu_first=False, relu_after=True, dropout=0.5)(maps(2, 16, 4, 4))
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+
+
+@pytest.mark.parametrize(("first", "after"), [(True, False), (False, True)])
+def test_what_is_not_a_number_stays_so(first: bool, after: bool) -> None:
+    x = maps(2, 16, 4, 4)
+    x[1, 3, 2, 2] = math.nan
+    y = FusedNorm(nn.BatchNorm2d(16), relu_first=first, relu_after=after, dropout=0)(x)
+    assert y[:, 3].isnan().all()
+    assert y[:, 4].isfinite().all()
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 48), (64, 32), (32, 16)])
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_minimal_filtering_is_the_convolution(inputs: int, outputs: int, dilation: int) -> None:
+    """Every side and padding, those included where a tile hangs over the edge."""
+    for side, padding in itertools.product((1, 2, 3, 4, 5, 8, 13), sorted({0, 1, dilation, 2 * dilation})):
+        if side + 2 * padding - 2 * dilation < 1:
+            continue
+        layer = nn.Conv2d(inputs, outputs, 3, padding=padding, dilation=dilation, bias=False)
+        exact = copy.deepcopy(layer).double()
+        one = maps(3, inputs, side, side + 2).requires_grad_()
+        two = one.detach().double().requires_grad_()
+        y, right = WinogradConv(layer)(one), exact(two)
+        slope = maps(*y.shape, seed=1)
+        y.backward(slope)
+        right.backward(slope.double())
+        close(y, right, 3e-5)
+        close(one.grad, two.grad, 3e-5)  # type: ignore[arg-type]
+        close(layer.weight.grad, exact.weight.grad, 1e-4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_a_network_takes_the_same_step(name: str) -> None:
+    """Loss, running statistics and gradients of the rewritten pass are the network's own."""
+    torch.manual_seed(0)
+    network = models.build(name).train()
+    for layer in network.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    exact, plain = copy.deepcopy(network).double(), copy.deepcopy(network)
+    rewritten = fused(network)
+    assert rewritten is not None
+    x, labels = maps(8, 3, 32, 32), torch.arange(8)
+    for run, pictures in ((rewritten, x), (exact, x.double()), (plain, x)):
+        F.cross_entropy(run(pictures), labels).backward()
+    for (key, found), true, usual in zip(
+        network.named_parameters(), exact.parameters(), plain.parameters(), strict=True
+    ):
+        assert found.grad is not None, key
+        assert true.grad is not None
+        assert usual.grad is not None
+        own, torchs = ((one.grad.double() - true.grad).norm() for one in (found, usual))  # type: ignore[union-attr]
+        # ReLU answers a rounding error near zero by a whole gradient, so 0.3 %; a bias that the next norm takes out has
+        # a gradient of 0 and rounding errors, hence the floor
+        assert own <= max(30 * torchs, 3e-3 * true.grad.norm(), 1e-6), key
+    for key, value in exact.named_buffers():
+        torch.testing.assert_close(network.get_buffer(key).double(), value.double(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_rewritten_network_shares_everything_and_evaluates_as_before() -> None:
+    network = models.build("feather_quick").eval()
+    keys, x = list(network.state_dict()), torch.rand(2, 3, 32, 32)
+    before = network(x)
+    assert fused(network) is not None
+    assert list(network.state_dict()) == keys
+    assert torch.equal(network(x), before)
+    assert not network.training
+
+
+class Branches(nn.Module):
+    """What must not be fused: a value read twice, channels that fill no vector, a norm without scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()
+        self.narrow, self.bare = nn.BatchNorm2d(3), nn.BatchNorm2d(16, affine=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.norm(self.conv(self.narrow(x)))
+        return (self.bare(self.relu(a)) + a).mean((2, 3))
+
+
+def test_values_that_others_read_are_left_alone() -> None:
+    network = Branches().train()
+    plain, rewritten = copy.deepcopy(network), fused(network)
+    assert rewritten is not None
+    x = maps(4, 3, 8, 8)
+    close(rewritten(x), plain(x), 1e-5)
+
+
+class Fickle(nn.Module):
+    """A pass that depends on its data: torch.fx cannot trace it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x) if x.sum() > 0 else x
+
+
+def test_a_network_that_cannot_be_traced_is_left_alone() -> None:
+    assert fused(Fickle()) is None
+    assert fused(nn.Sequential(nn.Conv2d(3, 8, 3))) is None  # nothing to gain
+
+
+@pytest.fixture
+def afresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Nothing built yet, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build.library.cache_clear()
+    yield tmp_path / "featherweight"
+    build.library.cache_clear()
+
+
+def test_no_compiler_means_torchs_own_operations(afresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert build.library() is None
+    assert fused(models.build("feather_quick")) is None
+
+
+def test_a_compiler_that_fails_means_torchs_own_operations(afresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "false")
+    assert build.library() is None
+    assert not list(afresh.glob("*.so"))
+
+
+def test_the_library_is_built_once_and_a_broken_one_again(afresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert build.library() is not None
+    (made,) = afresh.iterdir()
+    stamp = made.stat().st_mtime_ns
+    build.library.cache_clear()
+    assert build.library() is not None
+    assert made.stat().st_mtime_ns == stamp
+    elsewhere = afresh.parent / "elsewhere"
+    broken = elsewhere / "featherweight" / made.name
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"\x7fELF half a library")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(elsewhere))
+    build.library.cache_clear()
+    assert build.library() is not None
+    assert broken.stat().st_size > 10_000
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders without permission")
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "featherweight").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build.library.cache_clear()
+    assert build.library() is not None
+    build.library.cache_clear()
