@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from featherweight import config, datasets, models
 from featherweight.config import AugmentConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from featherweight.training.averaging import AveragedWeights
-from featherweight.training.engine import Trainer, epoch_order, loss_function, resolve_precision
+from featherweight.training.engine import Trainer, epoch_order, loss_function, resolve_precision, shrunk
 from featherweight.utils import UserError
 
 QUICK = TrainConfig(
@@ -254,3 +254,12 @@ def test_a_compiled_network_takes_the_same_steps(tmp_path: Path) -> None:
     assert list(plain) == list(fused)
     for key, value in plain.items():
         torch.testing.assert_close(fused[key], value, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(32, 32, 24), (32, 32, 20), (28, 36, 16)])
+def test_pictures_are_shrunk_as_torch_resamples_them(height: int, width: int, side: int) -> None:
+    pictures = torch.randn(5, 3, height, width, generator=torch.Generator().manual_seed(0))
+    right = F.interpolate(pictures, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+    found = shrunk(pictures.contiguous(memory_format=torch.channels_last), side)
+    torch.testing.assert_close(found, right, atol=1e-5, rtol=0)
+    assert found.is_contiguous(memory_format=torch.channels_last)
