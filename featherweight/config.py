@@ -70,6 +70,25 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MixConfig:
+    """Pictures of a batch mixed in pairs, on top of the augmentation; off while both alphas are 0."""
+
+    mixup: float = 0.0  # alpha of the Beta distribution that blends are drawn from; 0: no mixup
+    cutmix: float = 0.0  # and of pasted areas; 0: no CutMix. Where both are on, a batch gets one of them
+    p: float = 1.0  # probability that a batch is mixed
+    ramp: float = 0.0  # fraction of all steps over which that probability rises from 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """A trained network whose answers the student learns, beside the labels."""
+
+    weights: str = ""  # a published name, a weights file or a run; empty: no teacher
+    share: float = 0.9  # of the loss that comes from the teacher
+    temperature: float = 2.0  # both networks' outputs are divided by it
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides a training run."""
 
@@ -83,7 +102,9 @@ class TrainConfig:
     drop_last: bool = True  # leave an epoch's last, short batch out of training (never out of evaluation)
     channels_last: bool = True
     compile: bool = False  # torch.compile the network: pays on long runs only
-    fused: bool = True  # on a CPU in fp32, with a C compiler at hand: this project's own operations (featherweight/fused)
+    fused: bool = (
+        True  # on a CPU in fp32, with a C compiler at hand: this project's own operations (featherweight/fused)
+    )
     threads: int = 0  # 0: leave torch's own choice
     label_smoothing: float = 0.0
     average: float = 0.0  # decay per step of the exponential moving average of the weights; 0: none
@@ -98,6 +119,8 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
 
 
 # What a value must lie in, ends included; fractions and probabilities, sizes that cannot be negative or nothing.
@@ -125,6 +148,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "optimizer.weight_decay": (0, 1e3),
     "optimizer.rest": (0, 1e6),
     "optimizer.rest_momentum": (0, 0.99999),
+    "mix.mixup": (0, 100),
+    "mix.cutmix": (0, 100),
+    "mix.p": (0, 1),
+    "mix.ramp": (0, 1),
+    "teacher.share": (0, 1),
+    "teacher.temperature": (0.01, 100),
     "schedule.warmup": (0, 1),
     "schedule.start": (0, 1),
     "schedule.final": (0, 1),

@@ -26,6 +26,7 @@ SHORT = {
     "augment": "augment.engine",
     "stop_at_accuracy": "stop_at_accuracy",
     "rules": "rules",
+    "teacher": "teacher.weights",
 }
 
 
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--augment", help="albumentations, batched or none")
     add("--stop-at-accuracy", help="stop once this fraction of the validation pictures is right (holds 5,000 out)")
     add("--rules", help="the rule set the network must meet before training; none: train it all the same")
+    add("--teacher", help="learn from this trained network's answers too: a published name, a weights file or a run")
     add(
         "--set",
         action="append",

@@ -32,6 +32,8 @@ from featherweight.evaluation import evaluate
 from featherweight.fused.rewrite import fused
 from featherweight.training.averaging import AveragedWeights
 from featherweight.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from featherweight.training.distillation import Teacher
+from featherweight.training.mixing import mixed
 from featherweight.training.optimizers import build_optimizer, set_rate
 from featherweight.training.progress import EpochProgress
 from featherweight.training.schedule import rate
@@ -80,6 +82,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.network, config.optimizer)
         self.average = AveragedWeights(self.network, config.average) if config.average > 0 else None
         self.loss = loss_function(network, config.label_smoothing)
+        self.teacher = Teacher(config.teacher, pictures.classes, device) if config.teacher.weights else None
         self.statistics = statistics
         self.source = BatchSource(
             config.augment,
@@ -194,9 +197,14 @@ class Trainer:
         set_rate(self.optimizer, rate(config.schedule, step, self.total_steps))
         if config.small_size and step < config.small_until * self.total_steps:
             pictures = shrunk(pictures, config.small_size)
+        mixture = mixed(pictures, config.mix, seed=config.seed, step=step, total_steps=self.total_steps)
+        pictures = mixture.pictures.contiguous(memory_format=self.layout)
         with _autocast(self.device, config.precision):
-            outputs = self._forward(pictures.contiguous(memory_format=self.layout))
-        loss = self.loss(outputs.float(), labels)
+            outputs = self._forward(pictures)
+        loss = mixture.loss(self.loss, outputs.float(), labels)
+        if self.teacher is not None:
+            answers = self.teacher.answers(pictures, _autocast(self.device, config.precision))
+            loss = self.teacher.loss(outputs.float(), answers, loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if config.clip_norm > 0:
