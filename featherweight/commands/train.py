@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="carry on the last interrupted run of this recipe and seed, or of --out",
     )
+    add("--tensorboard", action="store_true", help="write the run's figures, pictures and graph for TensorBoard too")
     add("--out", type=Path, help="the run's folder (default: runs/RECIPE-seedN)")
     add(
         "--or-digits",
@@ -84,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
     pick_device(config.device)  # a wrong one is told before anything else is
     note(f"{config.recipe}, seed {config.seed}, in {folder.path} (torch {torch.__version__})")
     try:
-        record = train(config, folder, data_dir=args.data_dir, resume=args.resume, say=note)
+        record = train(
+            config, folder, data_dir=args.data_dir, resume=args.resume, tensorboard=args.tensorboard, say=note
+        )
     except RulesNotMet as error:
         note(str(error))
         return 1

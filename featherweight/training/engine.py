@@ -169,6 +169,12 @@ class Trainer:
         self.progress = load_checkpoint(path, self.network, self.optimizer, self.average, self.sums)
         self._wall_before = self.progress.wall_seconds
 
+    def first_batch(self) -> torch.Tensor:
+        """The augmented pictures that the next step will see, [N, 3, H, W]; nothing of the run's state changes."""
+        order = epoch_order(self.source.count, self.config.seed, self.progress.epoch)
+        with closing(self.source.epoch(order, epoch=self.progress.epoch, first_step=self.progress.step)) as stream:
+            return next(stream)[0]
+
     def started(self, moment: float) -> None:
         """Count wall seconds from `moment` (time.perf_counter) instead of from when the trainer was made."""
         self._begun = moment

@@ -10,9 +10,10 @@ import datetime
 import re
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -33,6 +34,9 @@ from featherweight.utils import UserError, describe_device, mix_seed, pick_devic
 from featherweight.weights import Card
 from featherweight.weights import save as save_weights
 
+if TYPE_CHECKING:
+    from featherweight.training.tensorboard import TensorBoardLog
+
 SELECTION = "none: last epoch"
 
 
@@ -52,6 +56,7 @@ def train(
     *,
     data_dir: Path | None = None,
     resume: bool = False,
+    tensorboard: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Record:
     """Train as `config` says in `folder`, from its checkpoint if `resume`, and return the record (also in result.json).
@@ -90,15 +95,20 @@ def train(
     if not resume:
         torch.manual_seed(mix_seed(config.seed, -1))
 
+    log = _tensorboard(trainer, folder) if tensorboard else None
+
     def on_epoch(figures: dict[str, Any]) -> None:
         folder.add_metrics(figures, epoch=figures["epoch"])
+        if log is not None:
+            log.epoch(figures, step=figures["epoch"] + 1)
         say(epoch_line(figures, config.epochs))
 
     def on_best() -> None:
         save_weights(folder.best, trainer.final_network(), _card(trainer, facts, trained_on, None))
 
-    if not trainer.progress.finished:
-        trainer.train(folder.checkpoint, on_epoch, on_best)
+    with log or nullcontext():
+        if not trainer.progress.finished:
+            trainer.train(folder.checkpoint, on_epoch, on_best)
     with signals():  # what is left takes seconds: a signal now lets it be done
         trainer.save(folder.checkpoint)
         found, shared = _final_evaluation(trainer, test, trained_on)
@@ -107,6 +117,17 @@ def train(
         record = _record(trainer, folder, facts, found, trained_on, code, shared)
         record.write(folder.result)
     return record
+
+
+def _tensorboard(trainer: Trainer, folder: RunFolder) -> TensorBoardLog:
+    """The run's event files, begun with the network's graph and the first augmented batch of the epoch to come."""
+    from featherweight.training.tensorboard import TensorBoardLog
+
+    log = TensorBoardLog(folder.path / "tensorboard", first_step=trainer.progress.epoch + 1)
+    batch = trainer.first_batch()
+    log.graph(trainer.network, batch)
+    log.pictures(batch, step=trainer.progress.epoch, mean=trainer.statistics.mean, std=trainer.statistics.std)
+    return log
 
 
 class RulesNotMet(Exception):

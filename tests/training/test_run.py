@@ -161,7 +161,8 @@ def test_two_runs_cannot_take_one_folder(tmp_path: Path) -> None:
 
 def test_no_test_picture_was_trained_on(tmp_path: Path) -> None:
     record = run.train(SHORT, RunFolder(tmp_path))
-    assert record.extras == {"test_pictures_among_training": 0}
+    assert record.extras is not None
+    assert record.extras["test_pictures_among_training"] == 0
 
 
 def test_an_unfinished_run_is_preferred_and_a_changed_rate_finds_the_recipes_run(tmp_path: Path) -> None:
@@ -171,3 +172,17 @@ def test_an_unfinished_run_is_preferred_and_a_changed_rate_finds_the_recipes_run
     (tmp_path / "a-seed0-2" / "result.json").write_text("{}")
     assert latest_folder(tmp_path, "a-seed0") == tmp_path / "a-seed0"
     assert latest_folder(tmp_path, "a+optimizer.lr=0.01-seed0", "a-seed0") == tmp_path / "a-seed0"
+
+
+def test_tensorboard_sees_the_run_and_changes_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra 'tensorboard' is not installed")
+    plain = run.train(SHORT, RunFolder(tmp_path / "plain"))
+    seen = run.train(SHORT, RunFolder(tmp_path / "seen"), tensorboard=True)
+    assert seen.weights_sha256 != ""
+    assert (tmp_path / "plain" / "model.safetensors").read_bytes() == (
+        tmp_path / "seen" / "model.safetensors"
+    ).read_bytes()
+    assert seen.test_loss == plain.test_loss
+    (events,) = (tmp_path / "seen" / "tensorboard").iterdir()
+    text = events.read_bytes()
+    assert all(word in text for word in (b"loss", b"accuracy", b"pictures", b"c1/0/0"))
