@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featherweight import terminal
+from featherweight.commands.check import megabytes, seconds
 from featherweight.utils import UserError
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="D",
         help="take the required mean and deviation from the CIFAR-10 training pictures found there",
     )
-    parser.add_argument("--time-limit", type=float, default=120.0, metavar="SECONDS", help="default: 120")
-    parser.add_argument("--memory-limit", type=int, default=4096, metavar="MIB", help="default: 4096")
+    parser.add_argument("--time-limit", type=seconds, default=120.0, metavar="SECONDS", help="default: 120")
+    parser.add_argument("--memory-limit", type=megabytes, default=4096, metavar="MIB", help="default: 4096")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 

@@ -48,28 +48,30 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     """The limits of the process that runs a file."""
     parser.add_argument(
         "--time-limit",
-        type=_positive,
+        type=seconds,
         default=TIME_LIMIT,
         metavar="SECONDS",
         help=f"for each file (default: {TIME_LIMIT:g})",
     )
     parser.add_argument(
         "--memory-limit",
-        type=_megabytes,
+        type=megabytes,
         default=MEMORY_LIMIT,
         metavar="MB",
         help=f"for each file, on top of torch's own (default: {MEMORY_LIMIT})",
     )
 
 
-def _positive(text: str) -> float:
+def seconds(text: str) -> float:
+    """A time limit as argparse reads it."""
     value = float(text)
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError("must be over 0 and under a million")
     return value
 
 
-def _megabytes(text: str) -> int:
+def megabytes(text: str) -> int:
+    """A memory limit as argparse reads it."""
     value = int(text)
     if not 64 <= value <= 1 << 20:
         raise argparse.ArgumentTypeError("must be from 64 to 1048576")

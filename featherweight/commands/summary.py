@@ -64,27 +64,31 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(result: dict[str, Any], shape: list[int]) -> None:
-    wide = shutil.get_terminal_size((80, 24)).columns >= WIDE
+    terminal_width = max(80, shutil.get_terminal_size((80, 24)).columns)
+    wide = terminal_width >= WIDE
     columns = ["#", "name", "kind", "output", "parameters", "mult-adds", "k/s/d/g", "jump", "field"]
-    rows = []
-    for number, layer in enumerate(result["layers"], 1):
-        rows.append(
-            [
-                number,
-                layer["name"] if wide else _short(layer["name"]),
-                layer["kind"] if wide else _short(layer["kind"].removesuffix("2d")),
-                "x".join(map(str, layer["output_shape"])),
-                _count(layer["parameters"], wide),
-                _count(layer["multiply_adds"], wide),
-                _window(layer),
-                show(layer["jump"]),
-                show(layer["receptive_field"]),
-            ]
-        )
+    rows = [
+        [
+            str(number),
+            layer["name"],
+            layer["kind"] if wide else _short(layer["kind"].removesuffix("2d")),
+            "x".join(map(str, layer["output_shape"])),
+            _count(layer["parameters"], wide),
+            _count(layer["multiply_adds"], wide),
+            _window(layer),
+            show(layer["jump"]),
+            show(layer["receptive_field"]),
+        ]
+        for number, layer in enumerate(result["layers"], 1)
+    ]
     right = ["#", "parameters", "mult-adds", "param", "m-adds", "jump", "field"]
     if not wide:  # shorter headings, and no numbers, so that 80 columns suffice
         columns[4:6] = ["param", "m-adds"]
         columns, rows = columns[1:], [row[1:] for row in rows]
+        # Three spaces between columns; names get what the others leave, so that no cell takes a second line.
+        others = sum(max(map(len, column)) + 3 for column in list(zip(columns, *rows, strict=True))[1:])
+        for row in rows:
+            row[0] = _short(row[0], max(6, min(12, terminal_width - others - 2)))
     picture = "x".join(map(str, shape[1:]))
     terminal.print_table(
         columns,

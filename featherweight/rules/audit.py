@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from featherweight.rules.audit_judge import judge
 from featherweight.rules.audit_rules import AuditRules
+from featherweight.rules.wording import one_line
 from featherweight.utils import UserError
 
 DRAWS = 400  # a fair coin then comes within 0.1 of a half 99.99 times in 100
@@ -171,5 +172,5 @@ def _environment() -> dict[str, str]:
 
 
 def _last_words(tail: bytearray) -> str:
-    said = [" ".join(line.split()) for line in tail.decode(errors="replace").split("\n") if line.strip()]
-    return f"; it said last: {said[-1][:160]}" if said else ""
+    said = [line for line in tail.decode(errors="replace").split("\n") if line.strip()]
+    return f"; it said last: {one_line(said[-1], 160)}" if said else ""

@@ -101,9 +101,9 @@ def measure_colour(pipeline: Pipeline, draws: int) -> Colour:
     design = np.hstack([inputs, np.ones((len(inputs), 1))])
     solution, *_ = np.linalg.lstsq(design, centre, rcond=None)
     residual = float(np.abs(design @ solution - centre).max())
-    noise = (
-        float(np.sqrt(((seen - centre[:, None]) ** 2).mean()) / span) * 1.25 / np.sqrt(draws) if changing > 0.3 else 0.0
-    )
+    noise = 0.0
+    if changing > 0.3:
+        noise = float(np.sqrt(((seen - centre[:, None]) ** 2).mean()) / span * 1.25 / np.sqrt(draws))
     return Colour(
         matrix=solution[:3].T,
         offset=solution[3],

@@ -36,8 +36,19 @@ class Placement:
 
     @property
     def still(self) -> bool:
-        """Whether the picture lies as it went in or exactly mirrored, so that no pixel was interpolated."""
-        return bool(np.abs(np.abs(self.inverse) - np.eye(2)).max() < 0.004 and np.abs(self.origin).max() < 0.03)
+        """Whether the picture lies as it went in or exactly mirrored, as well as that can be read from a texture."""
+        return self._within(0.06)
+
+    @property
+    def unmixed(self) -> bool:
+        """Still, and so exactly that no border is mixed into its outermost pixels: a turn by 0.1° mixes enough of a
+        black one (3 levels of 200) to look like a hole."""
+        return self._within(0.012)
+
+    def _within(self, pixels: float) -> bool:
+        """Whether nothing moved by more than that, at the picture's edge or in its middle."""
+        turned = np.abs(np.abs(self.inverse) - np.eye(2)).max() * CENTRE
+        return bool(turned < pixels and np.abs(self.origin).max() < pixels / 2)
 
 
 def centred(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from featherweight.rules.audit_geometry import BLUE, CENTRE, NEAR, Placement, de
 from featherweight.rules.audit_probe import MARK, RAMP_START, RAMP_STEP
 
 FREE, HOLE, UNKNOWN = 0, 1, 2
+LONG = 24  # pixels: no hole asked for is as long
 STRIP = 1.2  # pixels inside the picture's edge that interpolation may mix with the border
 
 
@@ -47,13 +48,15 @@ class Border:
     others: tuple[np.ndarray, ...] = ()  # (3,) further colours out there, as of padding and then a turn
     wedges: tuple[np.ndarray, ...] = ()  # (3,) colours, not the holes', of corners left empty by a turn after a crop
     shared: np.ndarray | None = None  # (3,) the colour of such corners where it is the holes' colour too
+    hole: np.ndarray | None = None  # (3,) the usual colour of whole holes that touch no side
+    sides: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())  # their widths and heights
 
 
 def measure_border(levels: Sequence[np.ndarray], placements: Sequence[Placement | None]) -> Border:
     """The border of all draws together: from pixels at least 1.5 pixels outside the picture. levels: (H, W, 3) each."""
     outside = []
     for picture, placement in zip(levels, placements, strict=True):
-        if placement is None or placement.still:
+        if placement is None or placement.unmixed:
             continue
         x, y = source(placement, *picture.shape[:2])
         outside.append(picture[np.maximum(np.abs(x), np.abs(y)) > CENTRE + 1.5])
@@ -61,47 +64,85 @@ def measure_border(levels: Sequence[np.ndarray], placements: Sequence[Placement 
     if len(pixels) < 50:
         return Border(constant=True, levels=None)
     _, _, marked = decode(pixels)
-    if marked.mean() > 0.4:  # mostly the ramp's own blue: content (holes may lie over a part of it)
-        return Border(constant=False, levels=None)
+    constant = bool(marked.mean() <= 0.4)  # more of the ramp's own blue: content (holes may lie over a part of it)
     kinds, counts = np.unique(pixels[~marked].round(), axis=0, return_counts=True)
-    usual = int(np.argmax(counts))
+    usual = int(np.argmax(counts)) if constant else -1
     others = tuple(kinds[(counts >= 0.03 * counts.sum()) & (np.arange(len(kinds)) != usual)])
-    return Border(constant=True, levels=kinds[usual], others=others)
+    return Border(constant=constant, levels=kinds[usual] if constant else None, others=others)
 
 
 def find_wedges(levels: Sequence[np.ndarray], placements: Sequence[Placement | None], border: Border) -> Border:
-    """Add to `border` the colours of corners that a crop and then a turn left empty, though the whole picture would
-    reach them: those of off blocks in a corner that are no rectangles, when a tenth of the moved draws have them."""
+    """Add to `border` the colours of corners and strips that a crop and then a move (or the other way round) left
+    empty, though the whole picture would reach them: those of off blocks at a side that are no rectangles or too long
+    for holes, when a tenth of the moved draws have them; and beside them the whole holes' own colour and sides."""
     draws = [(level, item) for level, item in zip(levels, placements, strict=True) if item is not None]
-    hole = _hole_colour(draws, border)
+    hole, sides = _whole_holes(draws, border)
 
     def other(colour: np.ndarray) -> bool:
         return hole is None or bool(np.abs(hole - colour).max() > 4)
 
     outside = border.others if border.levels is None else (border.levels, *border.others)
-    border = dataclasses.replace(border, wedges=tuple(filter(other, outside)))
-    corners: Counter[tuple[float, ...]] = Counter()
-    moved = [(level, item) for level, item in draws if not item.still]
+    border = dataclasses.replace(border, wedges=tuple(filter(other, outside)), hole=hole, sides=sides)
+    empty: Counter[tuple[float, ...]] = Counter()
+    moved = [(level, item) for level, item in draws if not item.unmixed]
     for level, item in moved:
         kinds = classify(level, item, border)
-        labels, _ = blocks(kinds == HOLE)
-        for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
-            if kinds[row, column] == HOLE and not _fills_its_box(labels == labels[row, column]):
-                corners[tuple(level[row, column].round().tolist())] += 1
-    seen = [np.array(colour) for colour, count in corners.items() if count >= max(5, 0.1 * len(moved))]
+        for block in _at_an_end(kinds):
+            if not _may_be_whole(block, kinds == FREE, sides):
+                colours, counts = np.unique(level[block].round(), axis=0, return_counts=True)
+                empty[tuple(colours[np.argmax(counts)].tolist())] += 1
+    seen = [np.array(colour) for colour, count in empty.items() if count >= max(5, 0.1 * len(moved))]
     apart = (*border.wedges, *filter(other, seen))
     shared = next((colour for colour in seen if not other(colour)), None)
     return dataclasses.replace(border, wedges=apart, shared=shared)
 
 
-def _hole_colour(draws: Sequence[tuple[np.ndarray, Placement]], border: Border) -> np.ndarray | None:
-    """The most frequent colour of whole blocks that touch no side; None where there are none."""
+def _whole_holes(
+    draws: Sequence[tuple[np.ndarray, Placement]], border: Border
+) -> tuple[np.ndarray | None, tuple[frozenset[int], frozenset[int]]]:
+    """The most frequent colour of whole blocks that touch no side and nothing unknown, and the widths and heights of
+    those of that colour; None and those of all blocks where no colour is frequent."""
     colours: Counter[tuple[float, ...]] = Counter()
+    seen: list[tuple[tuple[float, ...], Hole]] = []
     for level, item in draws:
         for hole in find_holes(classify(level, item, border)):
-            if hole.rectangular and not any(hole.edges) and hole.width * hole.height > 8:
-                colours[tuple(level[hole.top, hole.left].round().tolist())] += 1
-    return np.array(colours.most_common(1)[0][0]) if colours else None
+            sure = (hole.width, hole.height) == (hole.most_width, hole.most_height)
+            if hole.rectangular and sure and not any(hole.edges) and hole.width * hole.height > 8:
+                colour = tuple(level[hole.top, hole.left].round().tolist())
+                colours[colour] += 1
+                seen.append((colour, hole))
+    usual, count = colours.most_common(1)[0] if colours else ((), 0)
+    if count < 0.25 * len(seen) or not seen:  # noise, or a colour drawn anew for each hole
+        return None, (frozenset(h.width for _, h in seen), frozenset(h.height for _, h in seen))
+    those = [hole for colour, hole in seen if colour == usual]
+    return np.array(usual), (frozenset(h.width for h in those), frozenset(h.height for h in those))
+
+
+def _ring(shape: tuple[int, ...]) -> np.ndarray:
+    """The mask of the outermost pixels."""
+    ring = np.ones(shape, bool)
+    ring[1:-1, 1:-1] = False
+    return ring
+
+
+def _at_an_end(kinds: np.ndarray) -> list[np.ndarray]:
+    """The blocks of HOLE pixels that touch a side of the output or unknown pixels, each as a mask (H, W)."""
+    end = _ring(kinds.shape) | ndimage.binary_dilation(kinds == UNKNOWN, np.ones((3, 3)))
+    return [block for block in _each(kinds == HOLE) if (block & end).any()]
+
+
+def _may_be_whole(block: np.ndarray, free: np.ndarray, sides: tuple[frozenset[int], frozenset[int]]) -> bool:
+    """Whether a block can be one of the holes whose widths and heights are `sides`: whole, perhaps with a part among
+    unknown pixels, or plainly cut by a side of the output. Where no whole hole is known: whether it is a rectangle."""
+    rows, columns = np.flatnonzero(block.any(axis=1)), np.flatnonzero(block.any(axis=0))
+    hole = _hole((rows[0], rows[-1] + 1, columns[0], columns[-1] + 1), free)
+    if not hole.rectangular or not sides[0]:
+        return hole.rectangular and max(hole.width, hole.height) < LONG
+    wide = any(hole.width <= side <= hole.most_width for side in sides[0])
+    high = any(hole.height <= side <= hole.most_height for side in sides[1])
+    cut_across = hole.edges[0] and high and hole.height == hole.most_height
+    cut_down = hole.edges[1] and wide and hole.width == hole.most_width
+    return (wide and high) or (cut_across and hole.width < max(sides[0])) or (cut_down and hole.height < max(sides[1]))
 
 
 def blocks(mask: np.ndarray) -> tuple[np.ndarray, int]:
@@ -109,33 +150,45 @@ def blocks(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return cast("tuple[np.ndarray, int]", ndimage.label(mask, structure=np.ones((3, 3))))
 
 
-def _fills_its_box(block: np.ndarray) -> bool:
-    rows, columns = np.flatnonzero(block.any(axis=1)), np.flatnonzero(block.any(axis=0))
-    return bool(block.sum() == (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1))
+def _each(mask: np.ndarray) -> list[np.ndarray]:
+    """The blocks of a mask (H, W), each as a mask of its own."""
+    labels, count = blocks(mask)
+    return [labels == number for number in range(1, count + 1)]
 
 
 def classify(levels: np.ndarray, placement: Placement, border: Border) -> np.ndarray:
     """FREE, HOLE or UNKNOWN for each pixel of one ramp draw (H, W, 3) -> (H, W) int."""
     kinds = _classify(levels, placement, border)
-    if border.wedges and not placement.still:
-        to_x, to_y = source(placement, *kinds.shape)
-        expected = np.stack(
-            [
-                RAMP_START + RAMP_STEP * (to_x + CENTRE),
-                RAMP_START + RAMP_STEP * (to_y + CENTRE),
-                np.full(kinds.shape, float(MARK)),
-            ],
-            axis=2,
-        )
+    if placement.unmixed:
+        return kinds
+    empty = kinds == HOLE
+    if border.hole is not None:
+        empty &= np.abs(levels - border.hole).max(axis=2) > 0.75
+    if border.wedges:
+        expected = _expected(placement, kinds.shape)
         for colour in border.wedges:
-            kinds[(kinds == HOLE) & _mixture(levels, expected, colour)] = UNKNOWN
-    if border.shared is not None and not placement.still:
-        labels, _ = blocks(kinds == HOLE)
-        edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-        for number in np.unique(edge[edge > 0]):
-            if not _fills_its_box(labels == number):  # an empty corner, perhaps with a hole grown into it
-                kinds[labels == number] = UNKNOWN
+            kinds[empty & _mixture(levels, expected, colour)] = UNKNOWN
+    if border.hole is not None:
+        if border.wedges:  # beside them, from the sides on: what interpolation made of them and of repeated content
+            square, unknown = np.ones((3, 3)), kinds == UNKNOWN
+            seen = ndimage.binary_propagation(unknown & _ring(kinds.shape), square, unknown)
+            reached = np.asarray(ndimage.binary_propagation(seen, square, seen | (empty & ~unknown)), dtype=bool)
+            kinds[reached] = UNKNOWN
+        for block in _each(kinds == HOLE):  # slivers of such mixtures, but not the outline of a hole that was turned
+            if empty[block].all() and min(block.any(axis=0).sum(), block.any(axis=1).sum()) <= 2:
+                kinds[block] = UNKNOWN
+    if border.shared is not None:
+        for block in _at_an_end(kinds):
+            if not _may_be_whole(block, kinds == FREE, border.sides):  # perhaps with a hole grown into it
+                kinds[block] = UNKNOWN
     return kinds
+
+
+def _expected(placement: Placement, shape: tuple[int, ...]) -> np.ndarray:
+    """The ramp picture's levels (H, W, 3) as the placement would have them, beyond the picture's edge too."""
+    x, y = source(placement, shape[0], shape[1])
+    red, green = RAMP_START + RAMP_STEP * (x + CENTRE), RAMP_START + RAMP_STEP * (y + CENTRE)
+    return np.stack([red, green, np.full(shape, float(MARK))], axis=2)
 
 
 def _mixture(levels: np.ndarray, expected: np.ndarray, colour: np.ndarray) -> np.ndarray:
@@ -150,12 +203,13 @@ def _classify(levels: np.ndarray, placement: Placement, border: Border) -> np.nd
     to_x, to_y = source(placement, *marked.shape)
     fits = marked & (np.abs(x - to_x) <= NEAR) & (np.abs(y - to_y) <= NEAR)
     kinds = np.where(fits, FREE, HOLE)
-    if placement.still:
+    off = np.abs(levels - _expected(placement, marked.shape)).max(axis=2)
+    kinds[_ring(marked.shape) & (off <= 2 * RAMP_STEP)] = FREE  # a turn by 0.1° mixes a little border in, no more
+    if placement.unmixed:
         return kinds
     rim = np.maximum(np.abs(to_x), np.abs(to_y)) > CENTRE - STRIP
-    if not border.constant:
-        kinds[rim & (np.abs(levels[..., 2] - MARK) <= 2 * BLUE)] = FREE  # mirrored or repeated content
-    else:
+    kinds[_repeated(kinds, levels, rim)] = FREE
+    if border.constant:
         unknown = rim & (kinds == HOLE)
         sure = levels[(kinds == HOLE) & ~rim]
         if len(sure):  # where the border has another colour, the hole's own colour tells it even out there
@@ -164,6 +218,15 @@ def _classify(levels: np.ndarray, placement: Placement, border: Border) -> np.nd
                 unknown &= np.abs(levels - colour).max(axis=2) > 0.75
         kinds[unknown] = UNKNOWN
     return kinds
+
+
+def _repeated(kinds: np.ndarray, levels: np.ndarray, rim: np.ndarray) -> np.ndarray:
+    """The mask of content shown once more (mirrored, repeated) where the picture ends: outside it, and inside where a
+    crop took the picture away before it was moved; there it reaches on to the output's edge, as no hole of blue does.
+    """
+    content = (kinds == HOLE) & (np.abs(levels[..., 2] - MARK) <= 2 * BLUE)
+    at_a_side = _at_an_end(np.where(content, HOLE, FREE))
+    return content & np.any([rim, *at_a_side], axis=0)
 
 
 def find_holes(kinds: np.ndarray) -> list[Hole]:

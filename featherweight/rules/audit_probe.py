@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from featherweight.rules.wording import first_line
 from featherweight.utils import UserError
 
 SIDE = 32  # pixels; the assignment's pictures are 32×32
@@ -87,7 +88,7 @@ def load_module(path: Path) -> Any:
     except MemoryError:
         raise
     except BaseException as error:
-        raise UserError(f"{path} cannot be run: {_said(error)}") from error
+        raise UserError(f"{path} cannot be run: {first_line(error)}") from error
     return module
 
 
@@ -132,7 +133,7 @@ def _make(factory: Callable[[], Any], where: str) -> Any:
     except MemoryError:
         raise
     except BaseException as error:
-        raise UserError(f"{where}() raised {_said(error)}; it must be made without arguments") from error
+        raise UserError(f"{where}() raised {first_line(error)}; it must be made without arguments") from error
 
 
 def _needs_nothing(function: Callable[..., Any]) -> bool:
@@ -148,11 +149,6 @@ def _own(value: Any, key: str, module: Any) -> bool:
         and not key.startswith("_")
         and (home == module.__name__ or (not inspect.isroutine(value) and not isinstance(value, type)))
     )
-
-
-def _said(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
 # ---------------------------------------------------------------------------------------------- calling
@@ -189,7 +185,7 @@ def adapt(target: Any, name: str) -> Pipeline:
         return Pipeline(name=name, convention=untouched, target=target, call=_caller(ways[untouched], name))
     raise UserError(
         f"{name} gives no picture back, called with image=, a PIL picture, an array or a tensor; it said: "
-        f"{_said(_telling(complaints))}"
+        f"{first_line(_telling(complaints))}"
     )
 
 
@@ -209,7 +205,7 @@ def _caller(way: Callable[[np.ndarray], Any], name: str) -> Callable[[np.ndarray
         except MemoryError:
             raise
         except Exception as error:
-            raise UserError(f"{name} raised on one of the pictures: {_said(error)}") from error
+            raise UserError(f"{name} raised on one of the pictures: {first_line(error)}") from error
 
     return call
 

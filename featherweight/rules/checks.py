@@ -17,6 +17,7 @@ from featherweight.rules.nodes import Graph, place_of
 from featherweight.rules.receptive_field import Exit, Reception, extent, field_of, positions, receptive_field, uncovered
 from featherweight.rules.result_record import problem_of
 from featherweight.rules.rulesets import RuleSet
+from featherweight.rules.wording import one_line
 from featherweight.utils import UserError
 
 Settings = dict[str, Any]
@@ -97,7 +98,7 @@ def _parameters(seen: Examined, settings: Settings) -> RuleResult:
 def _receptive_field(seen: Examined, settings: Settings) -> RuleResult:
     reception, limit = seen.reception, settings["more_than"]
     required = f"> {limit}"
-    if reception.figure is None:
+    if reception.figure is None or reception.deciding is None:
         reached = any(
             (layout := reception.layouts[ref.node][ref.output]) is not None and (layout.wide or layout.pooled)
             for ref in seen.graph.outputs
@@ -112,8 +113,7 @@ def _receptive_field(seen: Examined, settings: Settings) -> RuleResult:
             "" if reached else "Let the network work on a map of rows and columns.",
         )
     number = min(reception.figure.size)
-    place = max((e for e in reception.exits if reception.of(e.source)), key=lambda e: min(_size(reception, e)))
-    where = seen.graph.label(place.source.node)
+    where = seen.graph.label(reception.deciding.source.node)
     if reception.with_pooling is not None:
         where += f"; {one(reception.with_pooling)} with the pooling counted in"
     if reception.wide:
@@ -131,11 +131,6 @@ def _receptive_field(seen: Examined, settings: Settings) -> RuleResult:
         else f"Widen the field by {limit + 1 - number} pixels or more: a stride-2 or "
         "dilated convolution earlier doubles what every later layer adds.",
     )
-
-
-def _size(reception: Reception, exit_: Exit) -> tuple[int, int]:
-    found = reception.of(exit_.source)
-    return (0, 0) if found is None else found.size
 
 
 def _no_max_pooling(seen: Examined, settings: Settings) -> RuleResult:
@@ -367,7 +362,8 @@ def accuracy(parameters: int | None, settings: Settings, record: dict[str, Any] 
         train_images_at_most=settings["train_images_at_most"],
     )
     measured = record.get("test_accuracy")
-    measured = measured if isinstance(measured, int | float | None) else str(measured)
+    if not (measured is None or (isinstance(measured, int | float) and abs(measured) < 1e6)):
+        measured = one_line(measured, 20)
     if problem:
         return RuleResult(
             "accuracy",
@@ -383,7 +379,7 @@ def accuracy(parameters: int | None, settings: Settings, record: dict[str, Any] 
         passed,
         measured,
         required,
-        str(record.get("recipe") or record.get("model") or "record"),
+        one_line(record.get("recipe") or record.get("model") or "record", 60),
         "" if passed else "Train longer or choose another recipe on validation images.",
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from featherweight.rules.nodes import Constant, Graph, Node, Ref
 from featherweight.rules.reader import Layouts
-from featherweight.rules.receptive_field import VIEWS
+from featherweight.rules.receptive_field import VIEWS, extent
 
 # Pooling layers that choose instead of averaging.
 _MAX_POOLS = {
@@ -58,11 +58,13 @@ def max_pooling(graph: Graph, known: Layouts) -> list[int]:
 
     Maxima over channels, and of two branches, are not pooling; maxima of shifted copies of one map are.
     """
-    found = []
+    found, live = [], graph.live()
     for node in graph.nodes:
         if node.op in _MAX_POOLS:
             if not _trivial(graph, node):
                 found.append(node.index)
+        elif node.index not in live:  # `if x.max() > 1`, `assert x.min() >= 0`: looked at, not pooled
+            continue
         elif node.op in _PAIRWISE and len(node.refs()) > 1:
             if _shifted_copies(graph, known, node):
                 found.append(node.index)
@@ -264,7 +266,8 @@ def longest_chain(graph: Graph, chosen: set[int], within: set[int]) -> list[int]
 
 
 def separable_pairs(graph: Graph, known: Layouts, within: set[int]) -> list[tuple[int, int]]:
-    """(depthwise convolution, the 1x1 that mixes its channels), with only norms, activations and the like between."""
+    """(depthwise convolution, the 1x1 that mixes its channels), with only norms, activations and the like between,
+    and pooling that leaves a map."""
     by_node = {conv.node: conv for conv in convolutions(graph)}
     readers = graph.consumers()
     pairs = []
@@ -281,7 +284,8 @@ def separable_pairs(graph: Graph, known: Layouts, within: set[int]) -> list[tupl
             if _mixes(graph, known, node, by_node.get(index)):
                 pairs.append((conv.node, index))
                 break
-            if index not in by_node and not _reduces(node) and not is_maximum(node):
+            smooths = "avg_pool" in node.op and extent(known[index][0])
+            if index not in by_node and (smooths or not _reduces(node)) and not is_maximum(node):
                 waiting.extend(readers[index])
     return pairs
 

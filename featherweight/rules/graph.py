@@ -11,6 +11,7 @@ The network itself is never touched: a deep copy runs, on the CPU and in evaluat
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 import warnings
@@ -20,10 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from featherweight.rules.nodes import Call, Constant, Graph, Node, Place, Ref, first_line, flat, is_atomic, place_of
+from featherweight.rules.nodes import Call, Constant, Graph, Node, Place, Ref, flat, is_atomic, place_of
+from featherweight.rules.wording import first_line
 from featherweight.utils import UserError
 
 # Results that only take a tensor's shape or type, never its values.
@@ -64,7 +67,7 @@ def trace(network: nn.Module, input_shape: tuple[int, ...] = (1, 3, 32, 32)) -> 
     Raises UserError when the network cannot be copied. An exception inside the network ends the trace: the graph up to
     there is returned with `error` set, for a network that cannot take a size must still be judged on what it showed.
     """
-    network = copy_network(network)
+    network = copy_network(network, input_shape)
     graph = Graph(network, tuple(input_shape))
     # The picture has a generator of its own; whatever the network draws is undone below.
     picture = torch.rand(input_shape, generator=torch.Generator().manual_seed(0))
@@ -73,14 +76,17 @@ def trace(network: nn.Module, input_shape: tuple[int, ...] = (1, 3, 32, 32)) -> 
     return graph
 
 
-def copy_network(network: nn.Module) -> nn.Module:
-    """A deep copy in evaluation mode on the CPU in single precision, unwrapped from torch.compile and DataParallel."""
+def copy_network(network: nn.Module, input_shape: tuple[int, ...]) -> nn.Module:
+    """A deep copy in evaluation mode on the CPU in single precision, unwrapped from torch.compile and DataParallel.
+
+    Lazy layers get their parameters by a plain run on a picture of `input_shape`.
+    """
     for wrapper in ("_orig_mod", "module"):
         inner = getattr(network, wrapper, None)
         if isinstance(inner, nn.Module) and type(network).__module__.startswith("torch."):
             network = inner
     try:
-        network = copy.deepcopy(network)
+        network = copy.deepcopy(network, _histories(network))
     except Exception as error:
         raise UserError(
             f"{type(network).__name__} cannot be copied ({first_line(error)}); keep only modules and "
@@ -88,7 +94,26 @@ def copy_network(network: nn.Module) -> nn.Module:
         ) from error
     if any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()]):
         network = network.to_empty(device="cpu")
-    return network.to(device="cpu", dtype=torch.float32).eval()
+    network = network.to(device="cpu", dtype=torch.float32).eval()
+    if any(map(is_lazy, [*network.parameters(), *network.buffers()])):
+        # What goes wrong here goes wrong in the traced run as well, which tells it.
+        with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]), torch.no_grad():
+            network(torch.rand(input_shape))
+    return network
+
+
+def _histories(network: nn.Module) -> dict[int, Any]:
+    """Results with a gradient history that modules keep (a map for Grad-CAM, weight_norm's weight), by identity, each
+    with what deepcopy, which refuses them, is to put in their place."""
+    kept: dict[int, Any] = {}
+    for module in network.modules():
+        held = vars(module)
+        for tensor in flat(
+            [*held.values(), *(v for d in held.values() if isinstance(d, dict) for v in d.values())], torch.Tensor
+        ):
+            if not is_lazy(tensor) and tensor.requires_grad and not tensor.is_leaf:
+                kept[id(tensor)] = tensor.detach()
+    return kept
 
 
 class Reached(Exception):

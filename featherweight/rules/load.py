@@ -6,6 +6,7 @@ its own classes; a folder every file in it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -19,6 +20,9 @@ from featherweight.utils import UserError
 
 TIME_LIMIT = 60.0  # seconds for one file
 MEMORY_LIMIT = 2048  # MB for one file, on top of what torch itself takes
+
+
+START = "import sys; sys.path.append(sys.argv.pop()); from featherweight.rules.worker import main; main()"
 
 
 @dataclass(frozen=True)
@@ -111,10 +115,10 @@ class Sandbox:
             line = process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        if not line:
-            self.close()
-            return {"error": "the process that checks files ended by itself; is there memory left?"}
-        return json.loads(line)
+        with contextlib.suppress(ValueError):
+            return json.loads(line)
+        self.close()
+        return {"error": "the process that checks files ended by itself; is there memory left?"}
 
     def _started(self) -> subprocess.Popen[str]:
         if self.process is None:
@@ -127,7 +131,8 @@ class Sandbox:
                 "CUDA_VISIBLE_DEVICES": "",
             }
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", "featherweight.rules.worker"],
+                # -P: the folder it is called in holds strangers' files, whose names must not stand for Python's own.
+                [sys.executable, "-P", "-W", "ignore", "-c", START, str(Path(__file__).resolve().parents[2])],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

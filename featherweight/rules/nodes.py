@@ -142,9 +142,3 @@ def place_of(graph: Graph, index: int) -> Place:
     node = graph.nodes[index]
     same = [other for other in graph.nodes[:index] if (other.call, other.op) == (node.call, node.op)]
     return Place(node.call, node.op, len(same))
-
-
-def first_line(error: BaseException) -> str:
-    """An exception as one short line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

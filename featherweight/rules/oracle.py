@@ -22,8 +22,9 @@ from torch.overrides import TorchFunctionMode
 from featherweight.rules.axis import AxisMap, Interval
 from featherweight.rules.findings import is_maximum
 from featherweight.rules.graph import copy_network, run_traced, trace
-from featherweight.rules.nodes import Graph, Ref, first_line, place_of
+from featherweight.rules.nodes import Graph, Ref, place_of
 from featherweight.rules.receptive_field import VIEWS, Exit, receptive_field
+from featherweight.rules.wording import first_line
 
 LARGEST = 4096  # pixels along one side
 MOST_UNITS = 12  # neighbouring units measured, to meet every phase
@@ -43,11 +44,9 @@ def verify(network: nn.Module, input_shape: tuple[int, ...] = (1, 3, 32, 32)) ->
     """Measure the field just before global pooling and compare it, unit by unit, with the arithmetic."""
     graph = trace(network, input_shape)
     reception = receptive_field(graph)
-    if reception.figure is None:
+    if reception.figure is None or reception.deciding is None:
         return Measurement(None, None, False, "there is no map of limited field to measure")
-    sizes_of = {exit_: found.size for exit_ in reception.exits if (found := reception.of(exit_.source)) is not None}
-    target = max(sizes_of, key=lambda exit_: min(sizes_of[exit_]))
-    source = _before_views(graph, target)
+    source = _before_views(graph, reception.deciding)
     sizes: list[int] = []
     agrees, notes = True, []
     for side in (0, 1):
@@ -153,7 +152,7 @@ def inner_units(axis: AxisMap, size: int, length: int) -> list[int]:
 def supports(network: nn.Module, graph: Graph, source: Ref, side: int, units: list[int]) -> list[Interval] | str:
     """The first and last pixel along `side` that the gradient of each unit reaches, on a picture of graph's size."""
     choosing = any(is_maximum(node) or node.op in ("maximum", "fmax", "minimum", "fmin") for node in graph.nodes)
-    copied = make_positive(copy_network(network))
+    copied = make_positive(copy_network(network, graph.input_shape))
     fields: list[Interval] = [None] * len(units)
     for direction in (1, -1) if choosing else (0,):
         picture = _ramp(graph, direction).requires_grad_()

@@ -89,7 +89,8 @@ class Exit:
 
 @dataclass
 class Reception:
-    """The receptive fields of a graph. `figure`: just before global pooling; `with_pooling`: counting it in."""
+    """The receptive fields of a graph. `figure`: just before global pooling; `with_pooling`: counting it in;
+    `deciding`: the exit whose map has that field."""
 
     graph: Graph
     layouts: Layouts
@@ -97,6 +98,7 @@ class Reception:
     figure: Field | None
     with_pooling: Pair | None
     wide: list[str] = field(default_factory=list)
+    deciding: Exit | None = None
 
     def of(self, ref: Ref | None) -> Field | None:
         return None if ref is None else field_of(self.layouts[ref.node][ref.output])
@@ -117,7 +119,7 @@ def receptive_field(graph: Graph) -> Reception:
     if not found:
         return Reception(graph, known, exits, None, None, _wide(exits, known))
     deciding, figure = max(found, key=lambda pair: min(pair[1].size))
-    return Reception(graph, known, exits, figure, _with_pooling(graph, known, deciding), _wide(exits, known))
+    return Reception(graph, known, exits, figure, _with_pooling(graph, known, deciding), _wide(exits, known), deciding)
 
 
 def _wide(exits: list[Exit], known: Layouts) -> list[str]:
@@ -185,10 +187,13 @@ def extent(layout: Layout | None) -> bool:
 
 
 def find_exits(graph: Graph, known: Layouts) -> list[Exit]:
-    """Walk back from the output to the last place where there is a map, through whatever comes after it."""
+    """Walk back from the output to the last place where there is a map, through whatever comes after it.
+
+    Maps that are handed out beside the classes' scores (for Grad-CAM, say) are no exits.
+    """
     exits: list[Exit] = []
     seen: set[int] = set()
-    waiting = list(graph.outputs)
+    waiting = [ref for ref in graph.outputs if not extent(known[ref.node][ref.output])] or list(graph.outputs)
     while waiting:
         ref = waiting.pop()
         if extent(known[ref.node][ref.output]):

@@ -7,16 +7,22 @@ scored on training images, on a wrong number of images, or with the epoch chosen
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from featherweight.rules.wording import one_line
 from featherweight.utils import UserError
 
 _BYTES = 10_000_000
-_TEST_WORDS = re.compile(r"(?<![a-z])test(ing|set)?(?![a-z])", re.IGNORECASE)  # also in test_accuracy
+_TEST_WORDS = re.compile(r"(?<![a-z])test(ing|set|data|loader)?(?![a-z])", re.IGNORECASE)  # also in test_accuracy
+_NOT_TEST = re.compile(r"train|val(id)?|\b(no|not|without)\b|[+&]", re.IGNORECASE)  # "train and test", "not test"
 _DENIAL = re.compile(r"\b(no|not|never|none|without|untouched|unseen|once)\b", re.IGNORECASE)
+_BEST = re.compile(r"\b(best|highest|max(imum)?|lowest|min(imum)?|peak|top|early)\b", re.IGNORECASE)
+_BEST_TEST = re.compile(  # "no validation, so best on the test set" is a confession all the same
+    _BEST.pattern + r"(\W+(?!val|held|hold|dev|no\b|not\b|never|without)\w+){0,5}?\W+test", re.IGNORECASE
+)
+_HELD_OUT = re.compile(r"\b(val(id|idation)?|held[ -]?out|hold[ -]?out)\b", re.IGNORECASE)
 _TRAIN_WORDS = re.compile(r"^(train|training|trainset|train[_ -]?set)$", re.IGNORECASE)
 
 
@@ -56,8 +62,8 @@ def problem_of(
 def _on_training_images(record: dict[str, Any], test_images: int, most: int) -> str | None:
     for key in ("evaluation_set", "evaluated_on", "split", "test_split"):
         value = record.get(key)
-        if isinstance(value, str) and not re.fullmatch(r"test|test[_ -]?(set|images|batch)", value.strip(), re.I):
-            where = "the training images" if _TRAIN_WORDS.match(value.strip()) else repr(value)
+        if isinstance(value, str) and (not _TEST_WORDS.search(value) or _NOT_TEST.search(value)):
+            where = "the training images" if _TRAIN_WORDS.match(value.strip()) else repr(one_line(value, 60))
             return f"scored on {where} ({key}), not on the test images"
     scored, trained = record.get("test_images"), record.get("train_images")
     if scored is not None and scored == trained and scored != test_images:
@@ -103,19 +109,21 @@ def _selection(record: dict[str, Any], test_images: int, most: int) -> str | Non
         return "it does not say how the epoch was selected (selection)"
     for clause in re.split(r"[;,.:()]", how):  # "the test set was not looked at" is no confession
         confessed = _TEST_WORDS.search(clause) and not _DENIAL.search(clause)
-        if confessed:
+        if confessed or _BEST_TEST.search(clause):
             return f"selected on the test set ({how!r})"
-    if not re.match(r"\s*none\b|.*\bval(idation)?\b|.*\blast\b|.*\bfinal\b|.*\bfixed\b", how, re.IGNORECASE):
+        if _BEST.search(clause) and not _DENIAL.search(clause) and not _HELD_OUT.search(how):
+            return f"its selection {how!r} does not say on which images the best was chosen"
+    if not re.match(r"\s*none\b|.*\b(last|final|fixed)\b", how, re.IGNORECASE) and not _HELD_OUT.search(how):
         return f"its selection {how!r} does not say that the test set had no part in it"
     return None
 
 
 def _figure(record: dict[str, Any], test_images: int, most: int) -> str | None:
     accuracy: Any = record.get("test_accuracy")
-    if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or not math.isfinite(accuracy):
+    if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or accuracy != accuracy:
         return "it has no test_accuracy"
     if not 0 <= accuracy <= 1:
-        return f"test_accuracy must be a fraction from 0 to 1, not {accuracy}"
+        return f"test_accuracy must be a fraction from 0 to 1, not {one_line(accuracy, 20)}"
     correct = accuracy * test_images
     decimals = len(repr(float(accuracy)).partition(".")[2])
     rounding = 0.5 * 10.0 ** -min(decimals, 15) * test_images + 1e-3  # how far the figure's own rounding can be off

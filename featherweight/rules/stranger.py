@@ -14,10 +14,10 @@ from torch import nn
 
 from featherweight.rules.graph import trace
 from featherweight.rules.layers import summarise
-from featherweight.rules.nodes import first_line
 from featherweight.rules.oracle import verify
 from featherweight.rules.rulesets import load_rule_set
 from featherweight.rules.verdict import check
+from featherweight.rules.wording import first_line
 from featherweight.utils import UserError
 
 
@@ -27,12 +27,14 @@ class Unfit(Exception):
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """The answer to one request: {"results": [...]}, each with a name and a verdict or an error; or {"error": line}."""
+    sys.argv = [request["path"]]  # a file that parses its command line as it is imported finds none
     try:
         module = run_file(Path(request["path"]))
-        found = named(module, request["name"]) if request.get("name") else every(module)
+        found, broken = (named(module, request["name"]), {}) if request.get("name") else _all(module)
     except Unfit as error:
         return {"error": str(error)}
-    return {"results": [_judged(name, network, request) for name, network in found]}
+    results = [_judged(name, network, request) for name, network in found]
+    return {"results": results + [{"name": name, "error": str(error)} for name, error in broken.items()]}
 
 
 def _judged(name: str, network: nn.Module, request: dict[str, Any]) -> dict[str, Any]:
@@ -137,8 +139,9 @@ def _calmly(action: Any, doing: str) -> Any:
     except BaseException as error:
         if is_memory(error):
             raise
-        place = _line_of(error)
-        raise Unfit(f"{doing} raises {first_line(error)}{place}") from error
+        missing = isinstance(error, ModuleNotFoundError)
+        hint = "; install it, or import it only where the network needs it" if missing else ""
+        raise Unfit(f"{doing} raises {first_line(error)}{_line_of(error)}{hint}") from error
 
 
 def is_memory(error: BaseException) -> bool:
@@ -208,19 +211,44 @@ def classes(module: ModuleType) -> dict[str, type[nn.Module]]:
 def every(module: ModuleType) -> list[tuple[str, nn.Module]]:
     """The networks of a file named without a class: its `Net`, or each class that builds without arguments.
 
-    Classes that only serve as parts of another are left out.
+    Classes that only serve as parts of another, and where there are networks those without parameters (losses,
+    layers), are left out. Raises Unfit where none is left.
     """
+    return _all(module)[0]
+
+
+def _all(module: ModuleType) -> tuple[list[tuple[str, nn.Module]], dict[str, Unfit]]:
+    """The networks of `every`, and beside them the classes that could not be built, each with the reason."""
     found = classes(module)
     if not found:
         raise Unfit("it defines no torch.nn.Module class; name a function or network with file.py:NAME")
-    if "Net" in found:
-        return [("Net", build(found["Net"], "Net"))]
-    if len(found) == 1:
-        return [(name, build(value, name)) for name, value in found.items()]
+    if "Net" in found or len(found) == 1:
+        name = "Net" if "Net" in found else next(iter(found))
+        return [(name, build(found[name], name))], {}
     ready = {name: value for name, value in found.items() if not required_arguments(value)}
     if not ready:
-        raise Unfit(f"its classes {', '.join(found)} all need arguments; give one of them defaults")
-    built = {name: build(value, name) for name, value in ready.items()}
+        made = _makers(module)
+        name_one = f", or name a function that makes the network: file.py:{made[0]}" if made else ""
+        raise Unfit(f"its classes {', '.join(found)} all need arguments; give one of them defaults{name_one}")
+    built: dict[str, nn.Module] = {}
+    broken: dict[str, Unfit] = {}
+    for name, value in ready.items():
+        try:
+            built[name] = build(value, name)
+        except Unfit as error:
+            broken[name] = error
+    if not built:
+        raise next(iter(broken.values()))
     parts = {type(part) for network in built.values() for part in list(network.modules())[1:]}
-    whole = [(name, network) for name, network in built.items() if type(network) not in parts]
-    return whole or list(built.items())
+    whole = {name: network for name, network in built.items() if type(network) not in parts} or built
+    trained = {name: network for name, network in whole.items() if next(network.parameters(), None) is not None}
+    return list((trained or whole).items()), broken
+
+
+def _makers(module: ModuleType) -> list[str]:
+    """The names of the file's own functions that can do without arguments."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not required_arguments(value)
+    ]

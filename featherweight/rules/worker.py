@@ -19,6 +19,8 @@ import time
 import traceback
 from typing import Any, NoReturn
 
+from featherweight.rules.wording import one_line
+
 _MEGABYTE = 1 << 20
 _LARGEST_ANSWER = 64 * _MEGABYTE
 _TAIL = 2000  # bytes of the child's own output kept
@@ -69,14 +71,17 @@ def serve(request: dict[str, Any], answer: Any) -> dict[str, Any]:
 
 def _verdict_of(request: dict[str, Any], status: int | None, result: bytes, noise: bytes) -> dict[str, Any]:
     if status is None:
-        return {"error": f"it was stopped after the time limit of {request['time_limit']:g} s (--time-limit)"}
+        return {
+            "error": f"it was stopped after the time limit of {request['time_limit']:g} s (--time-limit); "
+            "keep training and downloads under if __name__ == '__main__'"
+        }
     with contextlib.suppress(ValueError):
         data = json.loads(result)
         if isinstance(data, dict) and ("error" in data or isinstance(data.get("results"), list)):
             return data
     code = os.waitstatus_to_exitcode(status)
     said = noise.decode(errors="replace").strip().splitlines()
-    last = f"; its last line: {said[-1][:120]}" if said else ""
+    last = f"; its last line: {one_line(said[-1], 120)}" if said else ""
     if code < 0:
         name = signal.Signals(-code).name
         hint = ", perhaps for want of memory (--memory-limit)" if name in ("SIGKILL", "SIGABRT", "SIGSEGV") else ""
@@ -159,8 +164,8 @@ def _child(request: dict[str, Any], answer: Any, result: int, noise: int) -> NoR
 
 
 def _answer_or_memory(request: dict[str, Any], answer: Any) -> dict[str, Any]:
-    from featherweight.rules.nodes import first_line
     from featherweight.rules.stranger import is_memory
+    from featherweight.rules.wording import first_line
 
     try:
         data = answer(request)

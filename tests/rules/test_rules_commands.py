@@ -193,15 +193,20 @@ def test_summary_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("columns", [80, 140])
+@pytest.mark.parametrize("name", ["dilated_160k", "c1c2c3c4_dilated"])
 def test_the_table_fits_the_terminal(
-    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    assert main(["summary", "dilated_160k"]) == 0
-    out = capsys.readouterr().out
-    assert max(map(len, out.splitlines())) <= columns
-    assert "159,552" in out
-    assert "101 pixels just before global pooling (117 with it)" in out
+    assert main(["summary", name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    head = next(number for number, line in enumerate(lines) if "───" in line)
+    rows = lines[head + 1 : next(number for number, line in enumerate(lines) if line.startswith("parameters"))]
+    assert all(len(line.split()) >= 5 for line in rows if line.strip())  # no cell takes a second line
+    if name == "dilated_160k":
+        assert "159,552" in "\n".join(lines)
+        assert "receptive field  101 pixels just before global pooling (117 with it)" in lines
 
 
 def test_models_lists_every_network(capsys: pytest.CaptureFixture[str]) -> None:
