@@ -1,0 +1,63 @@
+"""torch.hub finds an entry point for every registered network, and published ones with their recorded accuracy."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from featherweight import datasets, models, records, weights
+from featherweight.utils import UserError
+
+ROOT = str(Path(__file__).resolve().parent.parent)
+
+
+def load(name: str, **options: object) -> torch.nn.Module:
+    return torch.hub.load(ROOT, name, source="local", **options)  # type: ignore[return-value]
+
+
+def test_every_network_has_an_entry_point_with_its_help() -> None:
+    found = runpy.run_path(f"{ROOT}/hubconf.py")
+    assert {name for name, value in found.items() if callable(value) and name[0] != "_"} == set(models.names())
+    for name in models.names():
+        network = load(name)
+        assert type(network) is type(models.build(name))
+        assert network.training
+        assert "normalised" in found[name].__doc__
+
+
+def test_options() -> None:
+    assert load("feather_quick", classes=7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    unpublished = next(name for name in models.names() if name not in weights.published())
+    with pytest.raises(UserError, match="no weights"):
+        load(unpublished, pretrained=True)
+    with pytest.raises(UserError, match="10 classes"):
+        load("feather_quick", pretrained=True, classes=7)
+
+
+@pytest.mark.parametrize("name", weights.published())
+def test_pretrained_networks_carry_their_card(name: str) -> None:
+    network = load(name, pretrained=True)
+    assert network.card == weights.load(name)[1]
+    assert not network.training
+    expected = weights.load(name)[0].state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.cifar10
+def test_the_pretrained_quick_network_gives_its_recorded_accuracy(cifar10_dir: Path) -> None:
+    """With the normalisation written out as the docstring says it, on all 10,000 test pictures."""
+    network = load("feather_quick", pretrained=True)
+    card = network.card
+    mean, std = (torch.tensor(value)[:, None, None] for value in (card.mean, card.std))  # type: ignore[union-attr]
+    test = datasets.load_test("cifar10", cifar10_dir)
+    right = 0
+    with torch.inference_mode():
+        for images, labels in zip(test.images.split(500), test.labels.split(500), strict=True):
+            outputs = network((images.permute(0, 3, 1, 2) / 255 - mean) / std)
+            right += int((outputs.argmax(1) == labels).sum())
+    recorded = records.Record.read(records.RESULTS / "feather_quick.json")
+    assert recorded.weights_sha256 == card.weights_sha256  # type: ignore[union-attr]
+    assert right / 10_000 == pytest.approx(recorded.test_accuracy)
