@@ -1,9 +1,9 @@
-# make train · make test · make check · make report: each sets up what it needs (a .venv with pinned, hashed packages).
+# make train · make test · make check · make bench · make report: each sets up what it needs (a .venv with pinned, hashed packages).
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: train test lint types check report lock clean
+.PHONY: train test lint types check bench report lock clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.ready
@@ -21,6 +21,9 @@ types: $(VENV)/.ready
 
 check: $(VENV)/.ready
 	$(RUN) -m featherweight check feather_quick
+
+bench: $(VENV)/.ready
+	@$(RUN) -m featherweight bench
 
 report: $(VENV)/.ready
 	$(RUN) -m featherweight report

@@ -18,10 +18,14 @@ from featherweight.utils import UserError
 COMMANDS = {
     "train": "train a network by a recipe; --resume carries on an interrupted run",
     "eval": "measure a trained network on the test or validation pictures",
+    "explain": "figures of a trained network: curves, errors, Grad-CAM, receptive field; and a report",
     "models": "list the networks: parameters, multiply-adds, receptive field, rules met",
     "summary": "the layer table of a network",
     "check": "the assignment's verdict on a network, rule by rule",
     "audit": "measure what an augmentation pipeline really does",
+    "predict": "classes for pictures or folders of pictures",
+    "export": "write ONNX, also int8, its parity proven on all test pictures; a folder for a model hub",
+    "bench": "measure speed: training beside a plain loop, the time to an accuracy, inference",
     "data": "say where the data is, verify it, fetch it",
     "report": "write the README's tables from the records in results/",
 }

@@ -1,0 +1,107 @@
+"""Time to an accuracy, by the one protocol that does not look at the answer: the whole frozen recipe's training time,
+counted when the accuracy on all test pictures after its last epoch reaches the target.
+
+Stopping at the first epoch that reaches the target would need the test pictures read after every epoch; stopping by
+validation pictures (`train --stop-at-accuracy`) holds training pictures out and gives a time for other data. A recipe
+that overshoots or falls short is another recipe's business, chosen on validation pictures beforehand.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from featherweight.bench.contender import Contender
+from featherweight.bench.job import Job
+from featherweight.bench.machine import Idleness, describe
+from featherweight.utils import UserError
+
+WATCH = 2.0  # seconds between looks at the memory of a run whose workers have some too
+
+
+def measure(
+    target: float,
+    recipe: str,
+    seeds: Sequence[int],
+    *,
+    data_dir: str | None = None,
+    device: str = "auto",
+    threads: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Train `recipe` once for each seed, each in a process of its own, and say what it took and whether the mean test
+    accuracy reaches `target`. Raises UserError for bad settings, missing data or a run that fails."""
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {' '.join(map(str, seeds))}: give each seed once")
+    jobs = [
+        Job(
+            kind="whole_run",
+            recipe=recipe,
+            overrides={"seed": seed},
+            data_dir=data_dir,
+            device=device,
+            threads=threads,
+        )
+        for seed in seeds
+    ]
+    configs = [job.config() for job in jobs]  # all settings are checked before any run
+    if not configs[0].read_test:
+        raise UserError(f"recipe {recipe} leaves the test pictures unread, so it cannot be timed to a test accuracy")
+    idleness, runs, facts = Idleness(), [], {}
+    for seed, job, config in zip(seeds, jobs, configs, strict=True):
+        say(f"{config.recipe}, seed {seed}: training for {config.epochs} epochs")
+        workers = config.augment.engine == "albumentations" and config.augment.workers > 0
+        with Contender(f"{recipe}, seed {seed}", job, say=say) as contender:
+            facts = contender.ready().facts
+            # Where no other processes augment, the system's own count of this one's memory is all there is to know.
+            answer = contender.ask({"do": "train"}, watch=WATCH if workers else 0.0)
+        runs.append(figures(answer, contender.peak_memory, target))
+    return {
+        "kind": "time_to",
+        "machine": {**describe(facts), **idleness.found()},
+        "target": target,
+        "recipe": recipe,
+        "model": configs[0].model,
+        "dataset": configs[0].data.name,
+        "protocol": "the whole recipe's training time; all test pictures read once, after the last epoch, one view",
+        **summarise(runs, target),
+        "runs": runs,
+    }
+
+
+def figures(answer: dict[str, Any], peak_memory: int, target: float) -> dict[str, Any]:
+    """One run's row out of its record. `train_seconds`: first step to last; `wall_seconds`: everything from data to
+    record, the start of Python and torch not included."""
+    record = answer["record"]
+    return {
+        "seed": record["seed"],
+        "train_seconds": record["train_seconds"],
+        "wall_seconds": record["wall_seconds"],
+        "epochs": record["epochs"],
+        "precision": record["precision"],
+        "train_images": record["train_images"],
+        "flops": answer["flops"],
+        "flops_per_second": answer["flops"] / record["train_seconds"],
+        "test_images": record["test_images"],
+        "test_accuracy": record["test_accuracy"],
+        "met": record["test_accuracy"] >= target,
+        "peak_memory_bytes": peak_memory,
+        "device_memory_bytes": answer["device_memory"],
+        "data_sha256": record["data_sha256"],
+        "commit": record["commit"],
+    }
+
+
+def summarise(runs: Sequence[dict[str, Any]], target: float) -> dict[str, Any]:
+    """Means over the runs; met: whether the mean accuracy reaches the target."""
+    accuracies = [run["test_accuracy"] for run in runs]
+    seconds = [run["train_seconds"] for run in runs]
+    mean = statistics.fmean(accuracies)
+    return {
+        "met": mean >= target,
+        "runs_that_met": sum(run["met"] for run in runs),
+        "accuracy_mean": mean,
+        "accuracy_deviation": statistics.stdev(accuracies) if len(runs) > 1 else None,
+        "train_seconds": {"min": min(seconds), "mean": statistics.fmean(seconds), "max": max(seconds)},
+    }

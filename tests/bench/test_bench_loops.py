@@ -1,0 +1,208 @@
+"""The two loops themselves: that the plain one trains, that ours is the engine, that arithmetic is counted right."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules import module
+from torch.utils.flop_counter import FlopCounterMode
+
+from featherweight import models
+from featherweight.augment import normalize
+from featherweight.bench import engine, plain, speed
+from featherweight.bench.job import Job, Setting, chosen, prepare
+from featherweight.bench.matrix import Product
+from featherweight.bench.phases import NAMES, Phases
+from featherweight.bench.whole_run import training_flops
+from featherweight.config import AugmentConfig
+
+OVERRIDES = {"batch_size": 64, "augment.workers": 0, "data.name": "digits", "precision": "fp32"}
+JOB = Job(kind="engine", recipe="feather_quick", overrides=OVERRIDES, device="cpu", seconds=0.1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads wait for each other at every operation where another process takes a core: a tenfold slower test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def setting() -> Setting:
+    return prepare(JOB)
+
+
+class Commands:
+    """A channel with its commands written beforehand."""
+
+    def __init__(self, *kinds: str) -> None:
+        self.commands: list[dict[str, Any]] = [{"do": kind} for kind in kinds]
+        self.answers: list[dict[str, Any]] = []
+
+    def receive(self) -> dict[str, Any] | None:
+        return self.commands.pop(0) if self.commands else None
+
+    def send(self, answer: dict[str, Any]) -> None:
+        self.answers.append(answer)
+
+
+def test_the_plain_loop_learns(setting: Setting) -> None:
+    loop = plain.PlainLoop(dataclasses.replace(setting, config=dataclasses.replace(setting.config, batch_size=32)), 0)
+    for _ in range(10):
+        assert loop.step() == 32
+    early = loop.loss / loop.seen
+    for _ in range(20):
+        loop.step()
+    loop.loss, loop.hits, loop.seen = 0.0, 0, 0
+    for _ in range(10):
+        loop.step()
+    assert loop.loss / loop.seen < 0.8 * early
+    assert loop.hits / loop.seen > 0.3  # chance is 0.1
+
+
+def test_the_plain_loop_is_plain(setting: Setting) -> None:
+    loop = plain.PlainLoop(setting, workers=0)
+    seen = []
+    loop.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    loop.step()
+    (batch,) = seen
+    assert batch.shape == (64, 3, 32, 32)
+    assert batch.dtype == torch.float32
+    assert batch.is_contiguous()  # the default layout, not channels-last
+    assert all(p.is_contiguous() and p.dtype == torch.float32 for p in loop.network.parameters())
+
+
+def test_without_chance_the_plain_pictures_are_the_normalised_ones(setting: Setting) -> None:
+    spec = AugmentConfig(flip_p=0.0, affine_p=0.0, hole_p=0.0)
+    data = plain.AugmentedPictures(setting.pictures, spec, setting.statistics)
+    expected = normalize(setting.pictures.images[:20], setting.statistics.mean, setting.statistics.std)
+    for place in range(20):
+        picture, label = data[place]
+        torch.testing.assert_close(picture, expected[place], atol=1e-5, rtol=1e-5)
+        assert label == int(setting.pictures.labels[place])
+
+
+def test_the_sampler_goes_round_all_places_for_ever() -> None:
+    endless = iter(plain.Endless(6))
+    rounds = [[next(endless) for _ in range(6)] for _ in range(4)]
+    assert all(sorted(one) == list(range(6)) for one in rounds)
+    assert len({tuple(one) for one in rounds}) > 1
+
+
+def test_a_smaller_choice_of_pictures_lies_in_a_larger_one() -> None:
+    assert chosen(8, 20)[:5].tolist() == chosen(5, 20).tolist()
+    assert sorted(chosen(0, 20).tolist()) == list(range(20))
+
+
+def test_a_log_probability_network_gets_nll_and_logits_get_cross_entropy(setting: Setting) -> None:
+    assert isinstance(plain.PlainLoop(setting, workers=0).criterion, torch.nn.CrossEntropyLoss)
+    texts = dataclasses.replace(setting, config=dataclasses.replace(setting.config, model="separable_100k"))
+    assert isinstance(plain.PlainLoop(texts, workers=0).criterion, torch.nn.NLLLoss)
+
+
+def test_turns_are_epochs_of_the_engine_and_the_profile_leaves_no_trace(setting: Setting, tmp_path: Path) -> None:
+    trainer = engine.build_trainer(setting, pictures=320)
+    sides: list[list[int]] = [[]]  # of the maps that the modules of each step are given
+    trainer.optimizer.register_step_post_hook(lambda *_: sides.append([]))
+    seen = module.register_module_forward_pre_hook(
+        lambda _, inputs: sides[-1].append(inputs[0].shape[2]) if inputs[0].ndim == 4 else None
+    )
+    channel = Commands("turn", "profile", "turn")
+    with contextlib.closing(SimpleNamespace(close=seen.remove)):  # type: ignore[type-var]
+        engine.Turns(trainer, 2, channel).run(tmp_path / "checkpoint.safetensors")  # type: ignore[arg-type]
+    first, profile, last = channel.answers
+    assert first["images"] == last["images"] == 640  # two passes over 320 pictures
+    assert 0 < first["seconds"] < 60
+    assert set(profile["shares"]) == set(NAMES)
+    assert sum(profile["shares"].values()) == pytest.approx(1)
+    assert profile["shares"]["forward"] + profile["shares"]["backward"] > 0.5
+    assert profile["shares"]["augmentation"] > 0
+    assert profile["shares"]["waiting"] == 0
+    # Five steps a pass; two passes, one, two; 60 % of each on small pictures, as the recipe says.
+    assert [max(step) for step in sides[:-1]] == [24, 24, 24, 32, 32] * 5
+    assert not module._global_forward_pre_hooks
+    assert trainer.source.epoch.__name__ == "epoch"
+
+
+def test_no_commands_no_training(setting: Setting, tmp_path: Path) -> None:
+    channel = Commands()
+    engine.Turns(engine.build_trainer(setting, pictures=64), 1, channel).run(tmp_path / "c")  # type: ignore[arg-type]
+    assert channel.answers == []
+    assert not (tmp_path / "c").exists()
+
+
+def test_time_under_way_is_booked_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 1.5, 5.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    phases = Phases(torch.device("cpu"))
+    for name in ("waiting", "forward", "waiting"):
+        phases.mark(name)
+    assert phases.shares()["waiting"] == pytest.approx(4.5 / 5)
+    assert phases.shares()["forward"] == pytest.approx(0.1)
+
+
+def _counted(network: nn.Module, side: int, *, backward: bool = False) -> int:
+    """torch's own count of operations, for two pictures."""
+    pictures = torch.randn(2, 3, side, side)
+    with FlopCounterMode(display=False) as counter:
+        outputs = network(pictures)
+        if backward:
+            F.cross_entropy(outputs, torch.tensor([1, 2])).backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["feather_quick", "separable_100k", "dilated_160k"])
+def test_multiply_adds_agree_with_torchs_counter(name: str) -> None:
+    config = dataclasses.replace(JOB.config(), model=name, small_size=0, small_until=0.0)
+    assert 2 * engine.multiply_adds(config, 10, 32, 100) * 2 == _counted(models.build(name), 32)
+
+
+def test_a_training_step_takes_nearly_three_forward_passes() -> None:
+    """Of ordinary convolutions only: for grouped ones torch's counter takes the weights' gradient to be a full one."""
+    layers = [
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(32, 10, 3),
+    ]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    forward, whole = _counted(network, 32), _counted(network, 32, backward=True)
+    first = 2 * 2 * 3 * 16 * 9 * 32 * 32  # operations of the first layer: its pictures need no gradient
+    assert whole == 3 * forward - first
+    assert speed.OPERATIONS == 2 * 3
+
+
+def test_small_pictures_count_for_what_they_are(setting: Setting) -> None:
+    config = setting.config  # 60 % of the steps at 24x24
+    small, full = (_counted(models.build("feather_quick"), side) / 4 for side in (24, 32))
+    assert engine.multiply_adds(config, 10, 32, 10) == pytest.approx(0.6 * small + 0.4 * full)
+    # 1,442 pictures in batches of 64, the last short one left out: 22 steps, 2 epochs, 27 of the 44 steps small
+    expected = 6 * 64 * (27 * small + 17 * full)
+    assert training_flops(dataclasses.replace(config, drop_last=True), 1442, 2) == pytest.approx(expected)
+    whole = dataclasses.replace(config, drop_last=False, small_size=0, small_until=0.0)
+    assert training_flops(whole, 1442, 2) == pytest.approx(6 * 1442 * 2 * full)
+
+
+def test_the_matrix_product_rate_is_that_of_a_loop_of_ones_own() -> None:
+    import time
+
+    side, best = 512, float("inf")
+    left, right = torch.randn(side, side), torch.randn(side, side)
+    for _ in range(20):
+        begun = time.perf_counter()
+        torch.matmul(left, right)
+        best = min(best, time.perf_counter() - begun)
+    found = Product(torch.device("cpu"), torch.float32, side).rate(0.1)
+    assert 0.2 < found / (2 * side**3 / best) < 5
