@@ -13,17 +13,14 @@ from typing import Any
 
 NAMES = (
     "resnet18",
-    "resnet50",
     "mobilenetv2_100",
     "mobilenetv3_large_100",
     "densenet121",
     "efficientnet_b0",
     "regnetx_002",
     "regnety_002",
-    "inception_v3",
     "ghostnet_100",
     "convnext_atto",
-    "dla34",
     "mnasnet_100",
 )
 
