@@ -101,7 +101,7 @@ def accuracy_against_parameters(points: Sequence[Point], dataset: str, *, assign
         axes.fill_between([low, edge[0]], edge[1], bounds[1], color=LIGHT, alpha=0.45, linewidth=0, zorder=0)
         axes.plot([low, edge[0], edge[0]], [edge[1], edge[1], bounds[1]], color=GREY, linestyle="--", linewidth=1)
         axes.annotate(
-            "asked for: under 200,000 parameters, 85 % or more",
+            "asked for: < 200,000 parameters, ≥ 85 %",
             (low * 1.03, bounds[1]),
             xytext=(0, -5),
             textcoords="offset points",

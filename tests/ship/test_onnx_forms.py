@@ -99,6 +99,14 @@ def test_int8_is_eight_bits_and_close(quick_onnx: bytes) -> None:
         to_int8(quick_onnx, pixels[:0], card)
 
 
+@pytest.fixture(autouse=True)
+def one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latencies are measured in one turn instead of seven: here nobody reads them."""
+    from featherweight.ship import parity
+
+    monkeypatch.setattr(parity, "ROUNDS", 1)
+
+
 def export(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict]:
     code = cli.main(["export", *arguments, "--json"])
     told = capsys.readouterr().out
