@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import fx, nn
 
-from featherweight.fused import winograd
+from featherweight.fused import depthwise, winograd
 from featherweight.fused.build import library
 from featherweight.fused.norm import LANES, FusedNorm
 
@@ -41,6 +41,10 @@ def fused(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
         elif conv is not None and winograd.fits(conv):
             node.target = f"fused_{node.name}"
             traced.add_module(node.target, winograd.WinogradConv(conv))
+            replaced += 1
+        elif conv is not None and depthwise.fits(conv):
+            node.target = f"fused_{node.name}"
+            traced.add_module(node.target, depthwise.DepthwiseConv(conv))
             replaced += 1
     if not replaced:
         return None

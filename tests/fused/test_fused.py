@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from featherweight import models
-from featherweight.fused import build
+from featherweight.fused import build, depthwise
+from featherweight.fused.depthwise import DepthwiseConv
 from featherweight.fused.norm import FusedNorm
 from featherweight.fused.rewrite import fused
 from featherweight.fused.winograd import WinogradConv
@@ -130,6 +131,44 @@ def test_minimal_filtering_is_the_convolution(inputs: int, outputs: int, dilatio
         close(y, right, 3e-5)
         close(one.grad, two.grad, 3e-5)  # type: ignore[arg-type]
         close(layer.weight.grad, exact.weight.grad, 1e-4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("multiplier", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_depthwise_is_the_convolution(kernel: int, multiplier: int, stride: int, dilation: int) -> None:
+    """Every side and padding, those included where no window lies inside the picture."""
+    reach = dilation * (kernel - 1)
+    for side, padding in itertools.product((1, 2, 4, 5, 9), sorted({0, reach // 2, reach})):
+        if side + 2 * padding <= reach:
+            continue
+        layer = nn.Conv2d(32, 32 * multiplier, kernel, stride, padding, dilation, groups=32, bias=False)
+        exact = copy.deepcopy(layer).double()
+        one = maps(3, 32, side, side + 2).requires_grad_()
+        two = one.detach().double().requires_grad_()
+        y, right = DepthwiseConv(layer)(one), exact(two)
+        slope = maps(*y.shape, seed=1)
+        y.backward(slope)
+        right.backward(slope.double())
+        close(y, right, 2e-6)
+        close(one.grad, two.grad, 2e-6)  # type: ignore[arg-type]
+        close(layer.weight.grad, exact.weight.grad, 2e-6)  # type: ignore[arg-type]
+
+
+def test_only_depthwise_layers_that_fit_are_taken() -> None:
+    assert depthwise.fits(nn.Conv2d(32, 64, 3, groups=32, bias=False))
+    assert depthwise.fits(nn.Conv2d(32, 32, 5, padding=2, groups=32, bias=False))
+    for other in (
+        nn.Conv2d(32, 32, 3, groups=32, bias=False),  # torch's own is as fast
+        nn.Conv2d(32, 64, 3, groups=32),
+        nn.Conv2d(32, 64, 3, groups=16, bias=False),
+        nn.Conv2d(24, 48, 3, groups=24, bias=False),
+        nn.Conv2d(32, 64, (3, 5), groups=32, bias=False),
+        nn.Conv2d(32, 64, 3, (1, 2), groups=32, bias=False),
+        nn.Conv2d(32, 64, 3, padding=1, groups=32, bias=False, padding_mode="reflect"),
+    ):
+        assert not depthwise.fits(other), other
 
 
 @pytest.mark.parametrize("name", models.names())
