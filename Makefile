@@ -9,8 +9,9 @@ RUN := $(VENV)/bin/python
 train: $(VENV)/.ready
 	@$(RUN) -m featherweight train --recipe feather_quick --or-digits
 
+# The tests of one file stay in one process; each process computes with one thread, where a test does not say otherwise.
 test: lint types
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.ready
 	$(RUN) -m ruff check .

@@ -137,7 +137,9 @@ def test_an_error_in_a_worker_is_a_clear_error(capfd: pytest.CaptureFixture[str]
 
 
 SCRIPT = """
-import sys, torch  # unguarded by `if __name__ == "__main__"`: workers must not run this script again
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
+import torch  # unguarded by `if __name__ == "__main__"`: workers must not run this script again
 from featherweight.augment import AlbumentationsLoader
 from featherweight.config import AugmentConfig
 images = torch.zeros(64, 32, 32, 3, dtype=torch.uint8)

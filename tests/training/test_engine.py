@@ -116,6 +116,7 @@ def test_a_run_cut_off_at_any_step_goes_on_bit_for_bit(tmp_path: Path, name, sto
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signalled_run_that_is_resumed_ends_as_the_uninterrupted_one(tmp_path: Path, number: int) -> None:
     command = [sys.executable, "-m", "featherweight", "train", "--recipe", "digits", "--epochs", "4", "--device", "cpu"]
+    command += ["--threads", "2"]  # their sums are added in order
     root = Path(__file__).resolve().parents[2]
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True, timeout=300, cwd=root)
     process = subprocess.Popen([*command, "--out", str(tmp_path / "cut")], stderr=subprocess.PIPE, text=True, cwd=root)
