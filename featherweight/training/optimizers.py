@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -103,22 +103,35 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, gradients)
         ahead = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
-        for weight, direction in zip(weights, ahead, strict=True):
+        matrices = orthogonalised([direction.flatten(1) for direction in ahead])
+        for weight, matrix in zip(weights, matrices, strict=True):
             weight.mul_(weight.shape[0] ** 0.5 / weight.norm())
-            weight.add_(orthogonalised(direction.flatten(1)).view_as(weight), alpha=-group["lr"])
+            weight.add_(matrix.view_as(weight), alpha=-group["lr"])
 
 
-def orthogonalised(matrix: torch.Tensor, steps: int = 3) -> torch.Tensor:
-    """[R, C] → [R, C] with the same singular vectors and singular values brought near 1, by Newton-Schulz iteration.
+def orthogonalised(matrices: Sequence[torch.Tensor], steps: int = 3) -> list[torch.Tensor]:
+    """Each [R, C] → [R, C] with its singular vectors, their values brought near 1, by Newton-Schulz iteration.
 
     The quintic's coefficients are Keller Jordan's (the source above), chosen for a steep slope at zero: after a few
     steps the values lie roughly in 0.7 … 1.2, which serves the descent as well as exactly 1. Zeros stay zeros.
+
+    x ← p(x xᵀ) x needs x xᵀ alone until the end, since every p(x xᵀ) commutes with it: so the steps are taken on these
+    small squares, those of one size together, and each matrix is multiplied once.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix / (matrix.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    for _ in range(steps):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.T if tall else x
+    scaled = [matrix / (matrix.norm() + 1e-7) for matrix in matrices]
+    scaled = [x.T if x.shape[0] > x.shape[1] else x for x in scaled]
+    found = list(scaled)
+    for size in sorted({x.shape[0] for x in scaled}):
+        places = [place for place, x in enumerate(scaled) if x.shape[0] == size]
+        square = torch.stack([scaled[place] @ scaled[place].T for place in places])
+        one = torch.eye(size, dtype=square.dtype, device=square.device)
+        whole = one
+        for step in range(steps):
+            factor = torch.baddbmm(square, square, square, beta=b, alpha=c) + a * one
+            whole = factor @ whole
+            if step < steps - 1:
+                square = factor @ square @ factor
+        for place, product in zip(places, whole, strict=True):
+            found[place] = product @ scaled[place]
+    return [x.T if x.shape != matrix.shape else x for x, matrix in zip(found, matrices, strict=True)]
