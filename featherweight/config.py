@@ -36,6 +36,7 @@ class AugmentConfig:
 
     engine: Literal["albumentations", "batched", "none"] = "batched"
     flip_p: float = 0.5  # probability of a horizontal flip
+    alternate_flip: bool = False  # flip each picture in every other epoch instead of by chance (batched engine)
     affine_p: float = 0.5  # probability of a shift-scale-rotate
     shift_limit: float = 0.0625  # largest shift each way, as a fraction of the side (2 pixels of 32)
     scale_limit: float = 0.1  # largest relative change of size: scales in 1 ± 0.1
@@ -202,13 +203,24 @@ def read_recipe(name: str) -> Recipe:
 def apply(config: TrainConfig, settings: dict[str, Any], *, source: str) -> TrainConfig:
     """`config` with nested `settings` put over it. Raises UserError naming `source` and the key that does not fit."""
     changed = _replace(config, settings, "", source)
-    for key, (low, high) in RANGES.items():
-        value = get(changed, key)
-        if not low <= value <= high:
-            raise UserError(f"{source}: {key} = {value} is out of range; it must lie between {low:g} and {high:g}")
+    _expect_ranges(changed, "", source)
     if bool(changed.small_size) != bool(changed.small_until):
         raise UserError(f"{source}: small_size and small_until go together; set both, or neither")
     return changed
+
+
+def check(section: Any, name: str, *, source: str) -> None:
+    """UserError, naming `source` and the key, for the first value of the section `name` that a recipe could not set."""
+    _expect_ranges(_replace(section, to_dict(section), f"{name}.", source), f"{name}.", source)
+
+
+def _expect_ranges(config: Any, prefix: str, source: str) -> None:
+    """prefix: the name of the section that `config` is, and a dot; empty for the whole."""
+    for key, (low, high) in RANGES.items():
+        if key.startswith(prefix):
+            value = get(config, key.removeprefix(prefix))
+            if not low <= value <= high:
+                raise UserError(f"{source}: {key} = {value} is out of range; it must lie between {low:g} and {high:g}")
 
 
 def resolve(recipe: str | None, overrides: dict[str, Any]) -> TrainConfig:

@@ -9,7 +9,7 @@ from featherweight.augment.albumentations_engine import build_pipeline
 from featherweight.augment.batched import BatchAugmenter
 from featherweight.augment.draws import Draws, draw
 from featherweight.augment.normalize import normalize
-from featherweight.augment.source import BatchSource, batches
+from featherweight.augment.source import BatchSource
 from featherweight.augment.specification import validate
 from featherweight.augment.workers import AlbumentationsLoader
 
@@ -18,7 +18,6 @@ __all__ = [
     "BatchAugmenter",
     "BatchSource",
     "Draws",
-    "batches",
     "build_pipeline",
     "draw",
     "normalize",

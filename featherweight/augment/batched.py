@@ -10,6 +10,7 @@ the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from featherweight.augment.draws import Draws, interpret, uniforms
@@ -28,12 +29,19 @@ class BatchAugmenter:
         self.spec = spec
         self.mean = tuple(map(float, mean))
         self.std = tuple(map(float, std))
+        self._fitting: tuple[int, ...] = ()  # the size of pictures that the specification was last checked for
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Draw from the generator, then `apply`. A CPU generator gives the same draws for pictures on any device."""
+    def __call__(
+        self, images: torch.Tensor, generator: torch.Generator, flip: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Draw from the generator, then `apply`. A CPU generator gives the same draws for pictures on any device.
+
+        flip: bool [N], in place of the flips drawn.
+        """
         check_pictures(images)
         numbers = uniforms(images.shape[0], generator).to(images.device, non_blocking=True)
-        return self.apply(images, interpret(self.spec, numbers, images.shape[1], images.shape[2]))
+        draws = interpret(self.spec, numbers, images.shape[1], images.shape[2])
+        return self.apply(images, draws if flip is None else replace(draws, flip=flip))
 
     def apply(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
         """uint8 [N,H,W,3] and draws on the same device -> float32 [N,3,H,W], channels_last, normalised.
@@ -42,7 +50,9 @@ class BatchAugmenter:
         are 0, which is the mean exactly. Raises UserError for other pictures or a specification they do not allow.
         """
         check_pictures(images)
-        validate(self.spec, images.shape[1], images.shape[2])
+        if images.shape[1:3] != self._fitting:
+            validate(self.spec, images.shape[1], images.shape[2])
+            self._fitting = images.shape[1:3]
         choose = _chooses(images.device)
         if self.spec.flip_p > 0:
             images = _flip_chosen(images, draws) if choose else _flip_where(images, draws)

@@ -13,7 +13,9 @@ from featherweight.augment.normalize import check_pictures, normalize
 from featherweight.augment.specification import batch_seed, validate
 from featherweight.augment.workers import AlbumentationsLoader
 from featherweight.config import AugmentConfig
-from featherweight.utils import UserError
+from featherweight.utils import UserError, mix_seed
+
+_FLIPS = 0xF11  # sets the seed of alternating flips apart from others of the same run
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +44,8 @@ class BatchSource:
         Pictures and labels are put on the device once (for albumentations, the labels only). Raises UserError for a bad
         specification, or pictures and labels that do not fit each other.
         """
+        import torch
+
         check_pictures(images)
         validate(spec, images.shape[1], images.shape[2])
         if len(images) < 1 or labels.shape != images.shape[:1]:
@@ -59,6 +63,9 @@ class BatchSource:
             )
         else:
             self._images = images.to(device)
+        if spec.alternate_flip:
+            chance = torch.Generator().manual_seed(mix_seed(seed, _FLIPS))
+            self._flipped_first = (torch.rand(len(images), generator=chance) < 0.5).to(device)
 
     def steps(self, pictures: int, *, drop_last: bool = False) -> int:
         """How many batches an epoch over so many pictures has."""
@@ -101,7 +108,15 @@ class BatchSource:
                 yield normalize(images, self.mean, self.std)
             else:
                 generator = torch.Generator().manual_seed(batch_seed(self.seed, epoch, step))
-                yield self._augmenter(images, generator)
+                yield self._augmenter(images, generator, self._flips(batches[step], epoch))
+
+    def _flips(self, pictures: torch.Tensor, epoch: int) -> torch.Tensor | None:
+        """Which of these are flipped where flips alternate: every picture is seen both ways within two epochs, and what
+        chance decides is only which comes first (Jordan 2024, arXiv:2404.00498)."""
+        if not self.spec.alternate_flip:
+            return None
+        first = self._flipped_first.index_select(0, pictures)
+        return first.logical_not() if epoch % 2 else first
 
     def close(self) -> None:
         """End the workers, if there are any."""
@@ -113,23 +128,3 @@ class BatchSource:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def batches(
-    spec: AugmentConfig,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    order: torch.Tensor,
-    batch_size: int,
-    *,
-    seed: int,
-    epoch: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    first_step: int = 0,
-    device: torch.device | str = "cpu",
-    drop_last: bool = False,
-) -> Generator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch of `BatchSource`, with what belongs to it started before and ended after."""
-    with BatchSource(spec, images, labels, batch_size, seed=seed, mean=mean, std=std, device=device) as source:
-        yield from source.epoch(order, epoch=epoch, first_step=first_step, drop_last=drop_last)

@@ -1,4 +1,4 @@
-"""`BatchSource` and `batches`: the same promises from every engine."""
+"""`BatchSource`: the same promises from every engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from augment_pictures import MEAN, STD, random_pictures, spec_with
 
-from featherweight.augment import AlbumentationsLoader, BatchAugmenter, BatchSource, batches, build_pipeline, normalize
+from featherweight.augment import AlbumentationsLoader, BatchAugmenter, BatchSource, build_pipeline, normalize
 from featherweight.augment.specification import batch_seed
 from featherweight.config import AugmentConfig
 from featherweight.utils import UserError
@@ -23,7 +23,8 @@ SPEC = AugmentConfig(workers=0)
 
 def run(engine: str, order: torch.Tensor, *, seed: int = 5, epoch: int = 2, **more: Any) -> list[tuple]:
     spec = replace(SPEC, engine=engine)
-    return list(batches(spec, IMAGES, LABELS, order, 16, seed=seed, epoch=epoch, mean=MEAN, std=STD, **more))
+    with BatchSource(spec, IMAGES, LABELS, 16, seed=seed, mean=MEAN, std=STD) as source:
+        return list(source.epoch(order, epoch=epoch, **more))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -46,8 +47,9 @@ def test_pictures_belong_to_their_labels(engine: str) -> None:
     """Without any chance in the specification, every engine's batch is just the normalised pictures it names."""
     order = torch.randperm(COUNT)
     spec = spec_with(engine=engine, workers=0)
-    for batch, labels in batches(spec, IMAGES, LABELS, order, 32, seed=0, epoch=0, mean=MEAN, std=STD):
-        assert torch.equal(batch, normalize(IMAGES[labels // 10], MEAN, STD))
+    with BatchSource(spec, IMAGES, LABELS, 32, seed=0, mean=MEAN, std=STD) as source:
+        for batch, labels in source.epoch(order, epoch=0):
+            assert torch.equal(batch, normalize(IMAGES[labels // 10], MEAN, STD))
 
 
 def test_none_only_normalises_whatever_the_rest_says() -> None:
@@ -119,3 +121,30 @@ def test_the_loader_refuses_batches_that_do_not_fit() -> None:
         for indices in (torch.arange(5), torch.arange(0), torch.tensor([COUNT]), torch.tensor([-1])):
             with pytest.raises(UserError, match="batch 0 does not hold 1 to 4 places among 70 pictures"):
                 next(loader.epoch([indices], epoch=0))
+
+
+def test_alternating_flips_show_each_picture_both_ways_in_two_epochs() -> None:
+    """Whatever the order; over the pictures, half of them at a time, and another half from another seed."""
+    spec = spec_with(engine="batched", flip_p=0.5, alternate_flip=True)
+    plain = normalize(IMAGES, MEAN, STD)
+
+    def flipped(epoch: int, seed: int = 0) -> torch.Tensor:
+        found = torch.zeros(COUNT, dtype=torch.bool)
+        with BatchSource(spec, IMAGES, LABELS, 32, seed=seed, mean=MEAN, std=STD) as source:
+            for batch, labels in source.epoch(torch.randperm(COUNT), epoch=epoch):
+                for picture, place in zip(batch, (labels // 10).tolist(), strict=True):
+                    found[place] = torch.equal(picture, plain[place].flip(2))
+                    assert found[place] or torch.equal(picture, plain[place])
+        return found
+
+    first = flipped(0)
+    assert torch.equal(flipped(1), ~first)
+    assert torch.equal(flipped(2), first)
+    assert 20 <= int(first.sum()) <= 50
+    assert not torch.equal(flipped(0, seed=1), first)
+
+
+@pytest.mark.parametrize("other", [{"engine": "albumentations"}, {"flip_p": 0.3}, {"engine": "none"}])
+def test_alternating_flips_where_they_are_not_meant_are_refused(other: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="alternate_flip"):
+        BatchSource(replace(SPEC, alternate_flip=True, **other), IMAGES, LABELS, 16, seed=0, mean=MEAN, std=STD)
