@@ -17,6 +17,7 @@ _TABLE = {
     "c1c2c3c4_strided": ("c1c2c3c4_strided", "C1C2C3C4Strided"),
     "c1c2c3c4_dilated": ("c1c2c3c4_dilated", "C1C2C3C4Dilated"),
     "feather_quick": ("feather_quick", "FeatherQuick"),
+    "feather_200k": ("feather_200k", "Feather200k"),
 }
 
 
