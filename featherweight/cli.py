@@ -18,6 +18,7 @@ from featherweight.utils import UserError
 COMMANDS = {
     "train": "train a network by a recipe; --resume carries on an interrupted run",
     "eval": "measure a trained network on the test or validation pictures",
+    "replay": "repeat the first steps of a recorded run and compare the losses, bit for bit",
     "explain": "figures of a trained network: curves, errors, Grad-CAM, receptive field; and a report",
     "models": "list the networks: parameters, multiply-adds, receptive field, rules met",
     "summary": "the layer table of a network",
@@ -25,6 +26,7 @@ COMMANDS = {
     "audit": "measure what an augmentation pipeline really does",
     "predict": "classes for pictures or folders of pictures",
     "export": "write ONNX, also int8, its parity proven on all test pictures; a folder for a model hub",
+    "serve": "a page in the browser to try the networks in: a picture, its classes, Grad-CAM",
     "bench": "measure speed: training beside a plain loop, the time to an accuracy, inference",
     "data": "say where the data is, verify it, fetch it",
     "report": "write the README's tables from the records in results/",

@@ -24,6 +24,7 @@ RESULTS = Path(__file__).parent / "results_data"  # inside an installed wheel
 if not RESULTS.is_dir():
     RESULTS = Path(__file__).parent.parent / "results"  # in a checkout
 
+LAST_EPOCH = "none: last epoch"  # `selection` of a run whose last state was tested, as every published one's
 MAX_BYTES = 4 << 20  # a record is a few kilobytes
 MAX_DEPTH = 20  # of nesting inside `config` and `extras`
 
@@ -48,7 +49,7 @@ class Record:
     test_images: int
     test_accuracy: float | None  # fraction
     test_loss: float | None  # nats
-    selection: str  # how the state that was tested was chosen: "none: last epoch"
+    selection: str  # how the state that was tested was chosen: LAST_EPOCH, or in words
     wall_seconds: float  # everything
     train_seconds: float  # first step to last, compilation included, evaluation and loading not
     device: str  # cpu, cuda or mps, then the hardware's name
@@ -62,7 +63,6 @@ class Record:
     dataset: str | None = None
     per_class: dict[str, float | None] | None = None  # on the test pictures; None for a class that has none
     calibration_error: float | None = None
-    flip_accuracy: float | None = None  # test accuracy averaged over each picture and its mirror image
     val_images: int | None = None
     val_accuracy: float | None = None
     val_loss: float | None = None
@@ -198,7 +198,6 @@ _CHECKS: dict[str, tuple[Any, str]] = {
         "an object of fractions by class",
     ),
     "calibration_error": _FRACTION,
-    "flip_accuracy": _FRACTION,
     "val_images": _whole_from(1),
     "val_accuracy": _FRACTION,
     "val_loss": _NOT_NEGATIVE,

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.config import Recipe, read_recipe, recipe_names
-from featherweight.records import Group, Record, group_by_recipe
+from featherweight.records import LAST_EPOCH, Group, Record, group_by_recipe
 from featherweight.utils import UserError
 
 _MARKER = re.compile(r"\s*<!--\s*(/?)report:(.*?)\s*-->\s*")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-
-_PLAIN_SELECTION = "none: last epoch"
 
 
 def tables(records: dict[str, Record]) -> dict[str, str]:
@@ -36,8 +34,8 @@ def sort_groups(groups: Sequence[Group]) -> list[Group]:
     return sorted(
         groups,
         key=lambda group: (
-            _dataset(group.shown) != "cifar10",
-            _dataset(group.shown),
+            dataset_of(group.shown) != "cifar10",
+            dataset_of(group.shown),
             -group.mean,
             group.shown.parameters,
             group.recipe,
@@ -54,7 +52,7 @@ def results_table(groups: Sequence[Group]) -> str:
         shown = group.shown
         rows.append(
             [
-                _network(group),
+                network_name(group),
                 f"{shown.parameters:,}",
                 format_count(shown.multiply_adds),
                 format_field(shown.receptive_field),
@@ -62,8 +60,8 @@ def results_table(groups: Sequence[Group]) -> str:
                 format_accuracy(group),
                 f"{shown.epochs:,}",
                 format_seconds(shown.train_seconds),
-                _text(format_hardware(shown)),
-                _code(command_of(shown)),
+                text_cell(format_hardware(shown)),
+                code_cell(command_of(shown)),
             ]
         )
     columns = [
@@ -78,19 +76,19 @@ def results_table(groups: Sequence[Group]) -> str:
         "hardware",
         "command",
     ]
-    return _markdown(columns, rows, right=columns[1:4] + columns[5:8]) + "\n\n" + _caption(groups)
+    return markdown(columns, rows, right=columns[1:4] + columns[5:8]) + "\n\n" + _caption(groups)
 
 
 def _caption(groups: Sequence[Group]) -> str:
-    images = {_dataset(group.shown): f"{group.shown.test_images:,}" for group in groups}
+    images = {dataset_of(group.shown): f"{group.shown.test_images:,}" for group in groups}
     counts = ", ".join(f"{name}: {count}" for name, count in images.items())
     text = (
         f"Test accuracy: mean ± standard deviation (n − 1) over the seeds, on all test images ({counts}), one "
         "view. Training time and hardware: of the run whose weights are published, else of the first seed."
     )
-    selected = {group.recipe: group.shown.selection for group in groups if group.shown.selection != _PLAIN_SELECTION}
+    selected = {group.recipe: group.shown.selection for group in groups if group.shown.selection != LAST_EPOCH}
     if selected:
-        listed = "; ".join(f"{_text(recipe)}: {_text(how)}" for recipe, how in selected.items())
+        listed = "; ".join(f"{text_cell(recipe)}: {text_cell(how)}" for recipe, how in selected.items())
         return f"{text} The last epoch was measured, except for these: {listed}."
     return f"{text} The last epoch was measured, nothing was selected."
 
@@ -102,20 +100,20 @@ def runs_table(groups: Sequence[Group], records: dict[str, Record]) -> str:
     names = {id(record): name for name, record in records.items()}
     rows = [
         [
-            _code(f"results/{names[id(run)]}.json"),
+            code_cell(f"results/{names[id(run)]}.json"),
             run.seed,
-            _percent(run.test_accuracy),
+            format_percent(run.test_accuracy),
             f"{run.test_loss:.4f}",
             format_seconds(run.train_seconds),
-            _text(format_hardware(run)),
-            _text(run.torch),
-            _text(run.commit[:10]),
+            text_cell(format_hardware(run)),
+            text_cell(run.torch),
+            text_cell(run.commit[:10]),
         ]
         for group in groups
         for run in group.records
     ]
     columns = ["record", "seed", "test accuracy", "test loss", "training time", "hardware", "torch", "commit"]
-    return _markdown(columns, rows, right=columns[1:5])
+    return markdown(columns, rows, right=columns[1:5])
 
 
 def recipes_table(recipes: Sequence[Recipe]) -> str:
@@ -124,18 +122,18 @@ def recipes_table(recipes: Sequence[Recipe]) -> str:
         return "There are no recipes."
     rows = [
         [
-            _text(recipe.name),
-            _text(str(recipe.settings.get("model", ""))),
-            _text(recipe.about),
-            "" if recipe.expected_accuracy is None else _percent(recipe.expected_accuracy),
+            text_cell(recipe.name),
+            text_cell(str(recipe.settings.get("model", ""))),
+            text_cell(recipe.about),
+            "" if recipe.expected_accuracy is None else format_percent(recipe.expected_accuracy),
             "" if recipe.expected_seconds is None else format_seconds(recipe.expected_seconds),
-            _text(recipe.hardware),
-            _code(recipe.command or f"featherweight train --recipe {recipe.name}"),
+            text_cell(recipe.hardware),
+            code_cell(recipe.command or f"featherweight train --recipe {recipe.name}"),
         ]
         for recipe in recipes
     ]
     columns = ["recipe", "network", "what it is", "expected accuracy", "expected time", "on", "command"]
-    return _markdown(columns, rows, right=columns[3:5])
+    return markdown(columns, rows, right=columns[3:5])
 
 
 def fill(text: str, contents: dict[str, str], where: str = "README") -> str:
@@ -209,7 +207,7 @@ def read_readme(path: Path) -> str:
 def format_accuracy(group: Group) -> str:
     """`85.31 ± 0.12 % (3 seeds)`: two decimals, which is one picture in 10,000; one seed alone shows no deviation."""
     if group.deviation is None:
-        return f"{_percent(group.mean)} (1 seed)"
+        return f"{format_percent(group.mean)} (1 seed)"
     return f"{100 * group.mean:.2f} ± {100 * group.deviation:.2f} % ({group.count} seeds)"
 
 
@@ -258,7 +256,7 @@ def summary(group: Group) -> dict[str, Any]:
     return {
         "recipe": group.recipe,
         "model": shown.model,
-        "dataset": _dataset(shown),
+        "dataset": dataset_of(shown),
         "parameters": shown.parameters,
         "multiply_adds": shown.multiply_adds,
         "receptive_field": shown.receptive_field,
@@ -277,33 +275,38 @@ def summary(group: Group) -> dict[str, Any]:
     }
 
 
-def _dataset(record: Record) -> str:
+def dataset_of(record: Record) -> str:
+    """The data set's name; records from before there was a choice are of CIFAR-10."""
     return record.dataset or "cifar10"
 
 
-def _network(group: Group) -> str:
+def network_name(group: Group) -> str:
+    """The network, with its recipe and data set where they do not go without saying, as a cell."""
     shown = group.shown
-    recipe = f", recipe {group.recipe}" if group.recipe not in (shown.model, _dataset(shown)) else ""
-    dataset = f", on {_dataset(shown)}" if _dataset(shown) != "cifar10" else ""
-    return _text(shown.model + recipe + dataset)
+    recipe = f", recipe {group.recipe}" if group.recipe not in (shown.model, dataset_of(shown)) else ""
+    dataset = f", on {dataset_of(shown)}" if dataset_of(shown) != "cifar10" else ""
+    return text_cell(shown.model + recipe + dataset)
 
 
-def _percent(fraction: float | None) -> str:
+def format_percent(fraction: float | None) -> str:
+    """`85.02 %`; nothing for None."""
     return "" if fraction is None else f"{100 * fraction:.2f} %"
 
 
-def _text(text: str) -> str:
+def text_cell(text: str) -> str:
     """`text` that Markdown shows as it is inside a table's cell."""
     return re.sub(r"([\\|`*<>\[\]])", r"\\\1", text)
 
 
-def _code(text: str) -> str:
+def code_cell(text: str) -> str:
+    """`text` as code inside a table's cell."""
     fence = "``" if "`" in text else "`"
     padding = " " if "`" in text else ""
     return f"{fence}{padding}{text.replace('|', chr(92) + '|')}{padding}{fence}"
 
 
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> str:
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> str:
+    """A table in Markdown. rows: their cells, made fit for one; right: the columns set flush right."""
     line: Callable[[Sequence[Any]], str] = lambda cells: "| " + " | ".join(map(str, cells)) + " |"
     rule = "|" + "|".join("---:" if column in right else "---" for column in columns) + "|"
     return "\n".join([line(columns), rule, *map(line, rows)])

@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,27 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write several files that belong together: all beside their places first, then rename each.
+
+    A full disk leaves every older file as it was. Raises UserError when one cannot be written.
+    """
+    staged = {path.with_name(f".{path.name}.new"): path for path in contents}
+    try:
+        for temporary, path in staged.items():
+            write_atomic(temporary, contents[path])
+        for temporary, path in staged.items():
+            os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename2 or error.filename}: {error.strerror}; choose another folder"
+        ) from error
+    finally:
+        for temporary in staged:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def _umask() -> int:

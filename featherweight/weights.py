@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featherweight.records import read_json_object, some_names
-from featherweight.utils import UserError, sha256_bytes, write_atomic
+from featherweight.utils import UserError, sha256_bytes, write_together
 
 if TYPE_CHECKING:
     import torch
@@ -204,31 +204,13 @@ def save(folder_or_path: Path | str, network: nn.Module, card: Card) -> Path:
     if card.parameters not in (0, parameters):
         raise ValueError(f"the card states {card.parameters} parameters, the network has {parameters}")
     card = dataclasses.replace(card, parameters=parameters, weights_sha256=sha256_bytes(data))
-    _write_together(
+    write_together(
         {
             path: data,
             path.with_suffix(".json"): (json.dumps(card.to_dict(), indent=2, ensure_ascii=False) + "\n").encode(),
         }
     )
     return path
-
-
-def _write_together(contents: dict[Path, bytes]) -> None:
-    """Write all files beside their places first, then rename each: a full disk leaves every older file as it was."""
-    staged = {path.with_name(f".{path.name}.new"): path for path in contents}
-    try:
-        for temporary, path in staged.items():
-            write_atomic(temporary, contents[path])
-        for temporary, path in staged.items():
-            os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {error.filename2 or error.filename}: {error.strerror}; choose another folder"
-        ) from error
-    finally:
-        for temporary in staged:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
 def load(name_or_path: Path | str) -> tuple[nn.Module, Card]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from featherweight import models, weights
+from featherweight import models, terminal, weights
 from featherweight.cli import main
 from featherweight.config import TrainConfig, resolve, to_dict
 from featherweight.datasets import CLASSES, STATISTICS, load_train, split_train
@@ -206,10 +206,18 @@ def test_without_cifar10_it_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_figures")
-def test_progress_goes_to_standard_error(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_goes_to_standard_error(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
     assert main(["explain", str(run_folder), "--out", str(tmp_path / "o"), "--device", "cpu"]) == 0
     out, err = capsys.readouterr()
-    assert "3/3  accuracy against parameters" in err
+    assert [line.partition(",")[0] for line in err.splitlines()] == [
+        "measuring the network: 1 of 3 steps",
+        "confusion matrix: 2 of 3 steps",
+    ]
+    assert all(" left" in line for line in err.splitlines())
     assert "report.html" in out
     assert "measuring" not in out
 
@@ -228,7 +236,7 @@ def test_the_quick_network_is_explained_in_under_a_minute(
     assert this[0]["accuracy"] == pytest.approx(found["accuracy"])
     assert {point["name"] for point in points} >= {"cifar10-tiniest", "ResNet-20", "feather_quick"}
     overlays = json.loads((tmp_path / "attribution_wrong.json").read_text())
-    assert overlays["completeness_error"] < 0.05
+    assert overlays["completeness_error"] < 0.1
     assert all(shown["true"] != shown["said"] for shown in overlays["pictures"])
 
 

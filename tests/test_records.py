@@ -91,7 +91,6 @@ def test_additions_are_kept(tmp_path: Path) -> None:
         "command": "x",
         "config": {"optimizer": {"lr": 0.1, "nesterov": True}, "sizes": [1, 2]},
         "date": "2026-11-22",
-        "flip_accuracy": 0.86,
         "val_accuracy": 0.84,
         "rules_failed": [],
         "extras": {"note": "é ✓"},

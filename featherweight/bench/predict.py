@@ -18,6 +18,7 @@ from typing import Any
 from featherweight.bench.contender import Contender
 from featherweight.bench.job import Job
 from featherweight.bench.machine import Idleness, describe
+from featherweight.terminal import Progress
 from featherweight.weights import resolve as find_weights
 
 FORMS = {"torch_fp32": "torch fp32", "torch_bf16": "torch bf16", "onnx_fp32": "ONNX fp32", "onnx_int8": "ONNX int8"}
@@ -55,13 +56,7 @@ def measure(
         for contender in there.values():
             contender.ready()
         classes = {form: contender.ask({"do": "classes"})["classes"] for form, contender in there.items()}
-        latencies: dict[tuple[str, int], list[list[float]]] = {}
-        for batch_size in BATCH_SIZES:
-            for repeat in range(repeats):
-                say(f"{batch_size} at a time: turn {repeat + 1} of {repeats}")
-                for form, contender in there.items():
-                    answer = contender.ask({"do": "turn", "batch_size": batch_size, "seconds": seconds})
-                    latencies.setdefault((form, batch_size), []).append(answer["latencies"])
+        latencies = _take_turns(there, repeats, seconds, say)
         memory = {form: contender.peak_memory for form, contender in there.items()}
         for contender in there.values():
             contender.dismiss()
@@ -85,6 +80,22 @@ def measure(
         ],
         "unavailable": [{"form": form, "reason": reason} for form, reason in unavailable.items()],
     }
+
+
+def _take_turns(
+    there: dict[str, Contender], repeats: int, seconds: float, say: Callable[[str], None]
+) -> dict[tuple[str, int], list[list[float]]]:
+    """(form, batch size) → the latencies of each of its turns."""
+    latencies: dict[tuple[str, int], list[list[float]]] = {}
+    with Progress("measuring", len(BATCH_SIZES) * repeats * len(there), "turns", lines=False) as bar:
+        for batch_size in BATCH_SIZES:
+            for repeat in range(repeats):
+                say(f"{batch_size} at a time: turn {repeat + 1} of {repeats}")
+                for form, contender in there.items():
+                    answer = contender.ask({"do": "turn", "batch_size": batch_size, "seconds": seconds})
+                    latencies.setdefault((form, batch_size), []).append(answer["latencies"])
+                    bar.step()
+    return latencies
 
 
 def figures(turns: list[list[float]], batch_size: int) -> dict[str, float]:

@@ -26,6 +26,7 @@ from featherweight.bench.contender import WATCH, Contender
 from featherweight.bench.job import Job
 from featherweight.bench.machine import Idleness, cores, describe
 from featherweight.config import TrainConfig
+from featherweight.terminal import Progress
 from featherweight.utils import UserError
 
 PLAIN = "plain loop"
@@ -69,10 +70,13 @@ def measure(options: Options, say: Callable[[str], None] = lambda line: None) ->
     idleness = Idleness()
     with Contender("matrix product", Job(**_machine(options), kind="matrix", seconds=MATRIX_SECONDS)) as matrix:
         machine = matrix.ready().facts
-        networks = [
-            _measure_network(name, job, names, matrix, options.repeats, say)
-            for (name, job), names in zip(jobs, chosen, strict=True)
-        ]
+        with Progress(
+            "measuring", sum(_count(names, options.repeats) for names in chosen), "turns", lines=False
+        ) as bar:
+            networks = [
+                _measure_network(name, job, names, matrix, options.repeats, say, bar)
+                for (name, job), names in zip(jobs, chosen, strict=True)
+            ]
     best = {kind: max(rate for network in networks for rate in network["matrix_rates"][kind]) for kind in PRECISIONS}
     product: dict[str, Any] = {"size": machine["size"], **best}
     return {
@@ -128,25 +132,45 @@ def forms(config: TrainConfig, asked: Sequence[str]) -> list[str]:
     return ["full size", "recipe"] if config.small_size else ["recipe"]
 
 
+def _count(names: Sequence[str], repeats: int) -> int:
+    """The turns of one network's contenders: our forms are tried out, all warm up, are timed, and are looked into."""
+    return len(names) + (1 + len(names)) * (1 + repeats + 1)
+
+
 def _measure_network(
-    model: str, job: Job, names: Sequence[str], matrix: Contender, repeats: int, say: Callable[[str], None]
+    model: str,
+    job: Job,
+    names: Sequence[str],
+    matrix: Contender,
+    repeats: int,
+    say: Callable[[str], None],
+    bar: Progress,
 ) -> dict[str, Any]:
     """The raw figures of one network's contenders, and the matrix-product rates found between their turns."""
     config = job.config()
     jobs = {PLAIN: dataclasses.replace(job, kind="plain")}
     jobs |= {name: dataclasses.replace(job, overrides={**job.overrides, **FORMS[name]}) for name in names}
     say(f"{model}: starting {', '.join(jobs)}")
+    bar.title = model
     with ExitStack() as stack:
         every = {name: stack.enter_context(Contender(f"{model}, {name}", one)) for name, one in jobs.items()}
         for contender in every.values():
             contender.ready(watch=WATCH)
-        tried = {name: _lay_out(every[name], job.seconds, config.batch_size) for name in names}
+        tried = {}
+        for name in names:
+            tried[name] = _lay_out(every[name], job.seconds, config.batch_size)
+            bar.step()
         say(f"{model}: warming up")
         every[PLAIN].ask({"do": "turn", "seconds": WARM_SHARE * job.seconds}, watch=WATCH)
+        bar.step()
         for name in names:  # a whole turn, so that a recipe's small pictures and its full ones come
             every[name].ask({"do": "turn"}, watch=WATCH)
-        turns, rates = _take_turns(every, matrix, repeats, lambda line: say(f"{model}: {line}"))
-        profiles = {name: contender.ask({"do": "profile"}) for name, contender in every.items()}
+            bar.step()
+        turns, rates = _take_turns(every, matrix, repeats, lambda line: say(f"{model}: {line}"), bar)
+        profiles = {}
+        for name, contender in every.items():
+            profiles[name] = contender.ask({"do": "profile"})
+            bar.step()
         for contender in every.values():
             contender.dismiss()
     plain = every[PLAIN]
@@ -177,7 +201,7 @@ def _measure_network(
 
 
 def _take_turns(
-    every: dict[str, Contender], matrix: Contender, repeats: int, say: Callable[[str], None]
+    every: dict[str, Contender], matrix: Contender, repeats: int, say: Callable[[str], None], bar: Progress
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """(name → images/s of each turn, precision → matrix-product rate of each time round)."""
     turns: dict[str, list[float]] = {name: [] for name in every}
@@ -188,6 +212,7 @@ def _take_turns(
         for name, contender in every.items():
             turn = contender.ask({"do": "turn"})
             turns[name].append(turn["images"] / turn["seconds"])
+            bar.step()
         so_far = ", ".join(f"{name} {found[-1]:,.0f}" for name, found in turns.items())
         say(f"turn {repeat + 1} of {repeats}: {so_far} images/s")
     return turns, rates

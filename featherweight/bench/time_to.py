@@ -15,6 +15,7 @@ from typing import Any
 from featherweight.bench.contender import Contender
 from featherweight.bench.job import Job
 from featherweight.bench.machine import Idleness, describe
+from featherweight.terminal import Progress
 from featherweight.utils import UserError
 
 WATCH = 2.0  # seconds between looks at the memory of a run whose workers have some too
@@ -49,14 +50,20 @@ def measure(
     if not configs[0].read_test:
         raise UserError(f"recipe {recipe} leaves the test pictures unread, so it cannot be timed to a test accuracy")
     idleness, runs, facts = Idleness(), [], {}
-    for seed, job, config in zip(seeds, jobs, configs, strict=True):
-        say(f"{config.recipe}, seed {seed}: training for {config.epochs} epochs")
-        workers = config.augment.engine == "albumentations" and config.augment.workers > 0
-        with Contender(f"{recipe}, seed {seed}", job, say=say) as contender:
-            facts = contender.ready().facts
-            # Where no other processes augment, the system's own count of this one's memory is all there is to know.
-            answer = contender.ask({"do": "train"}, watch=WATCH if workers else 0.0)
-        runs.append(figures(answer, contender.peak_memory, target))
+    with Progress("training", sum(config.epochs for config in configs), "epochs", lines=False) as bar:
+
+        def epoch_done(line: str) -> None:
+            say(line)
+            bar.step()
+
+        for seed, job, config in zip(seeds, jobs, configs, strict=True):
+            say(f"{config.recipe}, seed {seed}: training for {config.epochs} epochs")
+            workers = config.augment.engine == "albumentations" and config.augment.workers > 0
+            with Contender(f"{recipe}, seed {seed}", job, say=epoch_done) as contender:
+                facts = contender.ready().facts
+                # Where no other processes augment, the system's own count of this one's memory is all there is to know.
+                answer = contender.ask({"do": "train"}, watch=WATCH if workers else 0.0)
+            runs.append(figures(answer, contender.peak_memory, target))
     return {
         "kind": "time_to",
         "machine": {**describe(facts), **idleness.found()},

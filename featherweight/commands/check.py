@@ -93,7 +93,10 @@ def run(args: argparse.Namespace) -> int:
     }
     single = len(wanted) == 1
     results: list[dict[str, Any]] = []
-    with Sandbox(args.time_limit, args.memory_limit) as sandbox:
+    with (
+        Sandbox(args.time_limit, args.memory_limit) as sandbox,
+        terminal.Progress("checking", len(wanted), "networks", lines=args.json) as progress,
+    ):
         for target in wanted:
             found = answers(target, request, sandbox)
             single = single and len(found) == 1
@@ -101,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
             if not single and not args.json:
                 for result in found:
                     print(_line(result), flush=True)
+            progress.step()
     if args.csv is not None:
         write_atomic(args.csv, _csv(results, list(rules.rules)))
     if single:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from featherweight.datasets.pictures import PictureSet
 
 
+VERIFY_STEPS = 7  # the files, the pictures, the four sets' digests, their comparison
+STATISTICS_STEPS = 2  # the pictures, their figures
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `featherweight data`."""
     parser.add_argument("--dataset", default="cifar10", metavar="{cifar10,digits}", help="default: cifar10")
@@ -57,10 +61,12 @@ def run(args: argparse.Namespace, archive: Archive | None = None) -> int:
     copy = _copy(args, archive) if args.dataset == "cifar10" else None
     report = _whereabouts(args.dataset, copy)
     problems: list[str] = []
-    if args.verify:
-        report["verification"] = _verify(args.dataset, copy, archive, problems)
-    if args.statistics and not problems:
-        report["statistics"] = _statistics(args.dataset, copy, archive, problems)
+    steps = VERIFY_STEPS * args.verify + STATISTICS_STEPS * args.statistics
+    with terminal.Progress("measuring", steps, "steps") as progress:
+        if args.verify:
+            report["verification"] = _verify(args.dataset, copy, archive, problems, progress)
+        if args.statistics and not problems:
+            report["statistics"] = _statistics(args.dataset, copy, archive, problems, progress)
     if args.verify or args.statistics:
         report["passed"] = not problems
         report["problems"] = problems
@@ -105,7 +111,9 @@ def _pictures(name: str, copy: Copy | None, archive: Archive, split: str) -> Pic
     return datasets.load_train(name) if split == "train" else datasets.load_test(name)
 
 
-def _verify(name: str, copy: Copy | None, archive: Archive, problems: list[str]) -> dict[str, Any]:
+def _verify(
+    name: str, copy: Copy | None, archive: Archive, problems: list[str], progress: terminal.Progress
+) -> dict[str, Any]:
     """Checksums of the files, then digests, counts and splits; what is wrong is added to `problems`."""
     from featherweight import datasets
     from featherweight.datasets import cifar10, pictures
@@ -113,6 +121,7 @@ def _verify(name: str, copy: Copy | None, archive: Archive, problems: list[str])
 
     report: dict[str, Any] = {}
     if copy:
+        progress.title = "checking the files"
         checks = cifar10.check_files(copy, archive)
         report["files"] = [
             {"name": check.file.name, "sha256": check.sha256, "problem": check.problem or None} for check in checks
@@ -120,6 +129,8 @@ def _verify(name: str, copy: Copy | None, archive: Archive, problems: list[str])
         problems += [f"{check.file}: {check.problem}" for check in checks if check.problem]
         if problems:
             return report
+    progress.step()
+    progress.title = "reading the pictures"
     try:
         train, test = _pictures(name, copy, archive, "train"), _pictures(name, copy, archive, "test")
     except UserError as error:
@@ -127,14 +138,18 @@ def _verify(name: str, copy: Copy | None, archive: Archive, problems: list[str])
             raise
         problems.append(str(error))
         return report
+    progress.step()
+    progress.title = "comparing the pictures"
     kept, validation = datasets.split_train(train)
     sets = {"train_all": train, "train": kept, "validation": validation, "test": test}
     for key, pictures_of in sets.items():
         per_class = pictures_of.labels.bincount(minlength=len(pictures_of.classes)).tolist()
         report[key] = {"images": len(pictures_of), "per_class": per_class, "digest": pictures_of.digest()}
+        progress.step()
     report["repeated_in_train"] = pictures.repeated_contents(train)
     report["repeated_in_test"] = pictures.repeated_contents(test)
     report["in_train_and_test"] = pictures.shared_contents(train, test)
+    progress.step()
     for key, expected in datasets.DIGESTS[name].items():
         if report[key]["digest"] != expected:
             problems.append(f"the digest of {key} is {report[key]['digest']}, not {expected}")
@@ -147,10 +162,16 @@ def _verify(name: str, copy: Copy | None, archive: Archive, problems: list[str])
     return report
 
 
-def _statistics(name: str, copy: Copy | None, archive: Archive, problems: list[str]) -> dict[str, Any]:
+def _statistics(
+    name: str, copy: Copy | None, archive: Archive, problems: list[str], progress: terminal.Progress
+) -> dict[str, Any]:
     from featherweight import datasets
 
-    measured = datasets.measure_statistics(_pictures(name, copy, archive, "train"))
+    progress.title = "measuring mean and deviation"
+    train = _pictures(name, copy, archive, "train")
+    progress.step()
+    measured = datasets.measure_statistics(train)
+    progress.step()
     pinned = datasets.STATISTICS[name]
     pairs = zip((*measured.mean, *measured.std), (*pinned.mean, *pinned.std), strict=True)
     difference = max(abs(one - other) for one, other in pairs)

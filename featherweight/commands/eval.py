@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featherweight.terminal import note, print_json, print_table
-from featherweight.utils import UserError
+from featherweight.terminal import Progress, note, print_json, print_table
+from featherweight.utils import UserError, write_atomic
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from featherweight.datasets import PictureSet
     from featherweight.evaluation import Evaluation
     from featherweight.records import Record
@@ -29,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data-dir", type=Path, help="where the data set is looked for first")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--batch-size", type=_positive, default=500, help="pictures at a time; the figures do not depend on it")
+    add(
+        "--shifted",
+        action="store_true",
+        help="measure on shifted pictures as well: blur, noise, JPEG and contrast at five strengths each",
+    )
+    add("--out", type=Path, metavar="FILE", help="with --shifted: write that measurement here, as JSON")
     add("--json", action="store_true", help="print the figures as JSON")
     parser.epilog = (
         "Exits with 1 when the test accuracy is not the one in the weights' record (results/NAME.json or "
@@ -47,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from featherweight.evaluation import evaluate
     from featherweight.utils import describe_device, pick_device
 
+    _check_out(args)
     device = pick_device(args.device)
     path = weights.resolve(args.weights)
     network, card = weights.load(path)
@@ -62,11 +75,24 @@ def run(args: argparse.Namespace) -> int:
             "evaluate on the data set the weights were made for, or on one with its classes"
         )
     record_path, record = find_record(path, card)
-    found = evaluate(network, pictures, mean=card.mean, std=card.std, device=device, batch_size=args.batch_size)
+    with Progress("measuring", len(pictures)) as progress:
+        found = evaluate(
+            network,
+            pictures,
+            mean=card.mean,
+            std=card.std,
+            device=device,
+            batch_size=args.batch_size,
+            done=progress.step,
+        )
     comparison = None
     if args.split == "test" and record is not None and record_path is not None and name == card.dataset:
         comparison = compare(found, record, record_path, describe_device(device))
     trained_on = None if of_train is None or name != card.dataset else seen_in_training(card, record, of_train)
+    title = f"{card.name} ({card.model}) on the {args.split} pictures of {name}"
+    if not args.json:
+        _tell(found, pictures, title)  # before the shifts, which take twenty times as long
+    shifted = _measure_shifted(args, network, pictures, card, found, name, device) if args.shifted else None
     if args.json:
         print_json(
             {
@@ -77,12 +103,73 @@ def run(args: argparse.Namespace) -> int:
                 **found.to_dict(),
                 "trained_on": trained_on if of_train else False,
                 "record": comparison,
+                **({} if shifted is None else {"shifted": shifted}),
             }
         )
-    else:
-        _tell(found, pictures, f"{card.name} ({card.model}) on the {args.split} pictures of {name}")
+    elif shifted is not None:
+        _tell_shifted(shifted, title)
     _remark(args.split, comparison, record_path, trained_on, name == card.dataset)
     return int(comparison is not None and not comparison["same"])
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """Raises UserError, before anything is measured, for an --out that could not be written in the end."""
+    if args.out is None:
+        return
+    if not args.shifted:
+        raise UserError("--out belongs to --shifted; give both, or print the figures with --json")
+    if args.out.is_dir() or not args.out.resolve().parent.is_dir():
+        raise UserError(f"{args.out} is a folder, or its folder is not there; make it, or choose another file")
+
+
+def _measure_shifted(
+    args: argparse.Namespace,
+    network: nn.Module,
+    pictures: PictureSet,
+    card: Card,
+    clean: Evaluation,
+    dataset: str,
+    device: torch.device,
+) -> dict[str, Any]:
+    """The network under every shift, as `evaluation.tables` describes it; written where --out says."""
+    import datetime
+
+    import torch
+
+    from featherweight.evaluation.shifts import SHIFTS, evaluate_shifted
+    from featherweight.evaluation.tables import shifted_record
+    from featherweight.utils import describe_device
+
+    with Progress("shifted pictures", len(pictures) * sum(len(shift.strengths) for shift in SHIFTS)) as progress:
+        shifted = evaluate_shifted(
+            network,
+            pictures,
+            mean=card.mean,
+            std=card.std,
+            device=device,
+            batch_size=args.batch_size,
+            done=progress.step,
+        )
+    about = {
+        "command": _command(args),
+        "device": describe_device(device),
+        "threads": torch.get_num_threads(),
+        "date": datetime.date.today().isoformat(),
+    }
+    measured = shifted_record(card, clean, shifted, dataset=dataset, split=args.split, about=about)
+    if args.out is not None:
+        write_atomic(args.out, json.dumps(measured, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        note(f"written to {args.out}")
+    return measured
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command that repeats the measurement, wherever the data and one's own files lie."""
+    weights = Path(args.weights)
+    words = ["featherweight", "eval", weights.name if weights.is_absolute() else args.weights, "--shifted"]
+    words += ["--split", args.split] if args.split != "test" else []
+    words += ["--dataset", args.dataset] if args.dataset else []
+    return shlex.join(words)
 
 
 def find_record(path: Path, card: Card) -> tuple[Path | None, Record | None]:
@@ -149,6 +236,25 @@ def _tell(found: Evaluation, pictures: PictureSet, title: str) -> None:
     print(f"accuracy           {100 * found.accuracy:.2f} %  ({right:,} of {found.images:,} pictures)")
     print(f"loss               {found.loss:.4f}")
     print(f"calibration error  {100 * found.calibration_error:.2f} %")
+
+
+def _tell_shifted(measured: dict[str, Any], title: str) -> None:
+    """Accuracy in %, a row for each shift, from the weakest strength to the strongest."""
+    rows = [
+        [
+            shift["shift"],
+            *(f"{100 * accuracy:.2f}" for accuracy in shift["accuracy"]),
+            f"{100 * shift['mean_accuracy']:.2f}",
+        ]
+        for shift in measured["shifts"]
+    ]
+    columns = ["accuracy in %", *(f"strength {number}" for number in range(1, len(rows[0]) - 1)), "mean"]
+    print_table(columns, rows, title=f"{title}, shifted", right=columns[1:])
+    for shift in measured["shifts"]:
+        strengths = ", ".join(f"{one:g}" for one in shift["strengths"])
+        print(textwrap.fill(f"{shift['shift']:<9} {shift['what']}: {strengths}", 80, subsequent_indent=" " * 10))
+    mean, clean = measured["mean_accuracy"], measured["clean"]["accuracy"]
+    print(f"accuracy  {100 * mean:.2f} % in the mean of all shifts, {100 * clean:.2f} % on pictures as they are")
 
 
 def _remark(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featherweight.terminal import note, print_json, print_table
+from featherweight.terminal import Progress, note, print_json, print_table
 from featherweight.utils import UserError, write_atomic
 
 if TYPE_CHECKING:
@@ -52,15 +51,16 @@ def run(args: argparse.Namespace) -> int:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; choose another folder with --out")
     shown, skipped = [], []
-    with _Progress(len(FIGURES) + 1) as progress:
-        progress.step("measuring the network")
+    with Progress("measuring the network", len(FIGURES) + 1, "steps") as progress:
         subject = source.measure()
         for name, draw in FIGURES:
-            progress.step(name)
+            progress.step()
+            progress.title = name
             try:
                 shown.append(_write(draw(subject), folder))
             except Skip as reason:
                 skipped.append((name, str(reason)))
+        progress.step()
     report = folder / "report.html"
     write_atomic(report, _report(source, subject, shown, skipped))
     if args.json:
@@ -318,34 +318,3 @@ def _as_json(
         ],
         "skipped": [{"figure": name, "reason": reason} for name, reason in skipped],
     }
-
-
-class _Progress:
-    """A bar on a terminal, a plain line for each step elsewhere; both on standard error."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps, self.done, self.bar = steps, 0, None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}"))
-            self.bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-            self.task = self.bar.add_task("", total=steps)
-
-    def step(self, name: str) -> None:
-        """Another step begins."""
-        if self.bar is not None:
-            self.bar.update(self.task, completed=self.done, description=name)
-        else:
-            note(f"{self.done + 1}/{self.steps}  {name}")
-        self.done += 1
-
-    def __enter__(self) -> _Progress:
-        if self.bar is not None:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()

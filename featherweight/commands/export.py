@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featherweight.terminal import note, print_json, print_table
+from featherweight.terminal import Progress, note, print_json, print_table
 from featherweight.utils import UserError
 
 if TYPE_CHECKING:
@@ -152,23 +152,22 @@ def _make(
     import torch
 
     from featherweight.ship.onnx_forms import to_int8, to_onnx
-    from featherweight.ship.parity import compare, measure_latency, probabilities_of
+    from featherweight.ship.parity import compare, latency_turns, measure_latency, probabilities_of
     from featherweight.ship.predictor import Predictor
-    from featherweight.ship.progress import Progress
 
-    note("writing the network as ONNX")
-    models = {"fp32": to_onnx(network.network, network.card)}
+    with _part("writing the network as ONNX"):
+        models = {"fp32": to_onnx(network.network, network.card)}
     if calibration is not None:
-        note(f"quantising to int8, calibrated on {len(calibration):,} training pictures")
-        models["int8"] = to_int8(models["fp32"], calibration.images.numpy(), network.card)
+        with _part(f"quantising to int8, calibrated on {len(calibration):,} training pictures"):
+            models["int8"] = to_int8(models["fp32"], calibration.images.numpy(), network.card)
     runners = {name: Predictor(model, threads=torch.get_num_threads()) for name, model in models.items()}
     images, labels = test.images.numpy(), test.labels.numpy()
     with Progress("measuring parity", len(images) * (1 + len(models))) as progress:
         expected = probabilities_of(network, images, progress.step)
         given = {name: probabilities_of(runner, images, progress.step) for name, runner in runners.items()}
-    note("measuring latencies")
-    alone = {name: Predictor(model, threads=1) for name, model in models.items()}
-    latency = measure_latency({"torch": network, **alone}, images)
+    alone = {"torch": network, **{name: Predictor(model, threads=1) for name, model in models.items()}}
+    with Progress("measuring latencies", latency_turns(len(alone)), "turns") as progress:
+        latency = measure_latency(alone, images, step=progress.step)
     places = {"fp32": path, "int8": path.with_name(f"{path.stem}-int8.onnx")}
     forms = [
         Form(name=name, path=places[name], model=model, parity=compare(expected, given[name], labels))
@@ -177,15 +176,20 @@ def _make(
     return forms, latency
 
 
+def _part(title: str) -> Progress:
+    """Tell of a part of the work that is one call, so that nobody knows how far it is; a bar counts its seconds."""
+    note(title)
+    return Progress(title, None, "")
+
+
 def _card_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
 def _write(forms: list[Form], network: Classifier, latency: dict[str, Any], calibration: PictureSet | None) -> None:
     """Every form and its card, all or none of them."""
-    from featherweight import weights
     from featherweight.ship.parity import versions
-    from featherweight.utils import describe_device, sha256_bytes
+    from featherweight.utils import describe_device, sha256_bytes, write_together
 
     contents = {}
     for form in forms:
@@ -207,7 +211,7 @@ def _write(forms: list[Form], network: Classifier, latency: dict[str, Any], cali
         }
         contents[form.path] = form.model
         contents[_card_path(form.path)] = (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode()
-    weights._write_together(contents)
+    write_together(contents)
 
 
 def _calibration(pictures: PictureSet | None) -> dict[str, Any] | None:

@@ -23,7 +23,11 @@ def run(args: argparse.Namespace) -> int:
     from featherweight.rules.rulesets import load_rule_set
 
     rules = load_rule_set(args.rules)
-    found = [facts(name, args.rules) for name in _names()]
+    found = []
+    with terminal.Progress("measuring", len(_names()), "networks") as progress:
+        for name in _names():
+            found.append(facts(name, args.rules))
+            progress.step()
     if args.json:
         terminal.print_json({"rule_set": rules.name, "models": found})
         return 0

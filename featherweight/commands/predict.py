@@ -8,7 +8,7 @@ import io
 import sys
 from typing import TYPE_CHECKING, Any
 
-from featherweight.terminal import note, print_json, print_table
+from featherweight.terminal import Progress, note, print_json, print_table
 from featherweight.utils import UserError, write_atomic
 
 if TYPE_CHECKING:
@@ -80,7 +80,6 @@ def run(args: argparse.Namespace) -> int:
 def _predict(network: Classifier, found: list[Found], top: int) -> list[dict[str, Any]]:
     """A row for each picture, in order; what is wrong with one goes to standard error at once."""
     from featherweight.ship.predictor import as_row
-    from featherweight.ship.progress import Progress
 
     rows = []
     with Progress("predicting", len(found)) as progress:

@@ -30,7 +30,6 @@ __all__ = [
     "cache_folder",
     "check_name",
     "fetch_into",
-    "find",
     "load_test",
     "load_train",
     "locate",
@@ -122,11 +121,6 @@ def locate(data_dir: Path | None = None, archive: Archive = cifar10.CIFAR10) -> 
                 note(f"no CIFAR-10 in {data_dir}; using {copy.folder}")
             return copy
     return None
-
-
-def find(data_dir: Path | None = None) -> Path:
-    """The folder that holds the files of CIFAR-10. Nothing is fetched; UserError where there is no copy."""
-    return obtain(data_dir, fetch=False).folder
 
 
 def obtain(

@@ -7,7 +7,6 @@ import errno
 import http.client
 import re
 import socket
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from featherweight.terminal import note
+from featherweight.terminal import Progress, note
 from featherweight.utils import UserError
 
 BLOCK = 1 << 18  # bytes read at a time
@@ -99,13 +98,16 @@ def _attempt(url: str, part: Path, have: int, largest: int, exact: bool, patienc
         total = have + int(length) if length.isdecimal() else None
         if total is not None and (total > largest or (exact and total != largest)):
             raise SourceError(f"it offers {total:,} bytes where {'' if exact else 'at most '}{largest:,} are expected")
-        with _writing(part, "ab" if have else "wb") as write, progress(total, have) as advance:
+        with (
+            _writing(part, "ab" if have else "wb") as write,
+            Progress("downloading", total, "bytes", done=have) as shown,
+        ):
             while block := answer.read(BLOCK):
                 have += len(block)
                 if have > largest:
                     raise SourceError(f"it sends more than {largest:,} bytes")
                 write(block)
-                advance(have)
+                shown.to(have)
     return have == total if total is not None else not exact or have == largest
 
 
@@ -146,48 +148,3 @@ def _size(path: Path) -> int:
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
-
-
-@contextlib.contextmanager
-def progress(total: int | None, have: int) -> Iterator[Callable[[int], None]]:
-    """A function to be called with the bytes held so far: a bar on a terminal, a plain line now and then elsewhere."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-        with Progress(
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        ) as bar:
-            task = bar.add_task("", total=total, completed=have)
-            yield lambda now: bar.update(task, completed=now)
-        return
-    began, first, due = time.monotonic(), have, time.monotonic() + 2.0
-    interval = 10.0  # seconds between lines
-
-    def line(now: int) -> None:
-        nonlocal due
-        clock = time.monotonic()
-        if clock < due and now != total:
-            return
-        due = clock + interval
-        rate = (now - first) / max(clock - began, 1e-6)
-        note("  " + describe(now, total, rate))
-
-    yield line
-
-
-def describe(now: int, total: int | None, rate: float) -> str:
-    """`12.0 of 170.5 MB (7 %), 1.50 MB/s, 1:46 left`; bytes and bytes a second in, megabytes of 10^6 bytes out."""
-    text = f"{now / 1e6:.1f} MB"
-    if total:
-        text = f"{now / 1e6:.1f} of {total / 1e6:.1f} MB ({100 * now // total} %)"
-    text += f", {rate / 1e6:.2f} MB/s"
-    if total and rate > 0 and now < total:
-        minutes, seconds = divmod(int((total - now) / rate), 60)
-        text += f", {minutes}:{seconds:02d} left"
-    return text

@@ -19,7 +19,7 @@ from typing import IO, Literal
 from featherweight.datasets import cifar10, parquet
 from featherweight.datasets.cifar10 import CIFAR10, SPLITS, Archive, Copy, Split
 from featherweight.datasets.download import Patience, SourceError, cannot_write, check_address, download
-from featherweight.terminal import note
+from featherweight.terminal import Progress, note
 from featherweight.utils import UserError, sha256_bytes, sha256_file
 
 MIRRORS = "FEATHERWEIGHT_MIRRORS"  # addresses, separated by spaces
@@ -136,7 +136,7 @@ def unpack(file: Path, folder: Path, archive: Archive) -> None:
     """
     expected = {f"{archive.folder}/{pin.name}": pin for pin in archive.members}
     try:
-        with tarfile.open(file, "r|gz") as members:
+        with tarfile.open(file, "r|gz") as members, Progress("unpacking", len(expected), "files") as progress:
             for member in members:
                 if member.isdir() and member.name.rstrip("/") == archive.folder:
                     continue
@@ -151,6 +151,7 @@ def unpack(file: Path, folder: Path, archive: Archive) -> None:
                     (folder / pin.name).write_bytes(content)
                 except OSError as error:
                     raise cannot_write(folder / pin.name, error) from error
+                progress.step()
     except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
         raise SourceError(f"its archive cannot be read ({error})") from error
     if expected:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from featherweight.datasets.pictures import Part, PictureSet, assemble, make_part
+from featherweight.terminal import Progress
 from featherweight.utils import UserError, write_atomic
 
 SIDE = 32
@@ -57,14 +58,15 @@ def read_parquet(file: Path, classes: tuple[str, ...]) -> PictureSet:
         raise UserError(f"{file} has labels that are not among 0 … {len(classes) - 1}; {REMEDY}")
     if not pictures:
         raise UserError(f"{file} holds no pictures; {REMEDY}")
-    step = 5000
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        parts = list(
-            pool.map(
-                lambda start: _decode(pictures[start : start + step], labels[start : start + step], file),
-                range(0, len(pictures), step),
-            )
-        )
+    step = 2500
+    parts = []
+    with ThreadPoolExecutor(max_workers=2) as pool, Progress(f"reading {file.name}", len(pictures)) as progress:
+        for part in pool.map(
+            lambda start: _decode(pictures[start : start + step], labels[start : start + step], file),
+            range(0, len(pictures), step),
+        ):
+            parts.append(part)
+            progress.step(len(part.labels))
     return assemble(parts, classes)
 
 

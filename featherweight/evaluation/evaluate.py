@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -50,14 +50,15 @@ def evaluate(
     device: torch.device | str,
     batch_size: int = 500,
     precision: Literal["fp32", "bf16"] = "fp32",
+    done: Callable[[int], None] = lambda count: None,
 ) -> Evaluation:
     """Measure `network` on every picture of `pictures`, the last short batch included.
 
     mean, std: per colour, as fractions of 1, as in training. The network is moved to `device` and is left in the mode
     (training or evaluation, module by module) it was in. "fp32" is meant: autocast, TF32 and bf16 shortcuts are off
     meanwhile, so a record can be reproduced whatever precision the network was trained in. The host waits for the
-    device once, at the end. Raises ValueError for an empty set or a wrong argument, UserError when the network's
-    outputs do not fit the pictures' classes or are not finite.
+    device once, at the end. done: called with the number of pictures after each batch. Raises ValueError for an empty
+    set or a wrong argument, UserError when the network's outputs do not fit the pictures' classes or are not finite.
     """
     if not len(pictures):
         raise ValueError("there are no pictures to evaluate on")
@@ -65,11 +66,11 @@ def evaluate(
         raise ValueError(f"batch_size must be at least 1 and precision fp32 or bf16, not {batch_size}, {precision!r}")
     device = torch.device(device)
     network.to(device)
-    with _evaluation_mode(network), torch.inference_mode(), _arithmetic(device, precision):
-        outputs = [
-            network(normalize(images.to(device, non_blocking=True), mean, std)).float()
-            for images in pictures.images.split(batch_size)
-        ]
+    with _evaluation_mode(network), torch.inference_mode(), arithmetic(device, precision):
+        outputs = []
+        for images in pictures.images.split(batch_size):
+            outputs.append(network(normalize(images.to(device, non_blocking=True), mean, std)).float())
+            done(len(images))
         logits = torch.cat(outputs).cpu()  # the one wait
     logits = logits.clone()  # an ordinary tensor, free of inference mode
     return _summarise(logits, pictures)
@@ -114,7 +115,7 @@ def _evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _arithmetic(device: torch.device, precision: str) -> Iterator[None]:
+def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
     """Autocast to bf16, or true float32: by default cuDNN's convolutions would round their inputs to TF32 (10 bits)."""
     backends: Any = torch.backends
     places = (

@@ -29,11 +29,6 @@ class HeldOutTest:
         self.__finished = False
         self.__lock = threading.Lock()
 
-    @property
-    def was_read(self) -> bool:
-        """Whether the pictures were handed out."""
-        return self.__loader is None
-
     def training_finished(self, *, last_epoch: bool) -> None:
         """Declare that training is over. last_epoch: whether it ended with its last epoch, its weights now final.
 

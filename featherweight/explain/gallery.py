@@ -36,6 +36,7 @@ from featherweight.weights import Card
 
 WRONG = 16  # errors shown
 OVERLAID = 5  # pictures with overlays, of each kind
+STEPS = 128  # of the integrated gradients; they add up to within about 2 % on the published networks
 EPOCHS_SHOWN = 3  # of augmented pictures
 AUGMENTED = 8  # pictures of the batch
 FIELD_PICTURES = 64  # the measured field is averaged over
@@ -61,6 +62,7 @@ class Subject:
     settings: TrainConfig | None = None  # what is known of the run's configuration
     metrics: Sequence[dict[str, Any]] = ()  # an epoch each, as training writes them
     plan: Schedule | None = None  # of the learning rate
+    photo: np.ndarray | None = None  # uint8 [S, S, 3]: the field is drawn on it, not on a picture of the set
 
     def normalised(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [N, H, W, 3] → what the network takes, on its device."""
@@ -141,7 +143,7 @@ def _overlays(subject: Subject, *, right: bool) -> Exhibit:
     rows, gap = [], 0.0
     for about, classes in asked.items():
         cam = grad_cam(subject.network, subject.layer.name, batch, classes)
-        pixels = integrated_gradients(subject.network, batch, classes)
+        pixels = integrated_gradients(subject.network, batch, classes, steps=STEPS)
         is_, should = completeness(subject.network, batch, classes, pixels)
         gap = max(gap, float(((is_ - should).abs() / should.abs().clamp(min=1.0)).max()))
         rows.append((CAM, about, cam))
@@ -178,9 +180,11 @@ def _field(subject: Subject) -> Exhibit:
     unit = placed.unit if placed else (subject.layer.shape[1] // 2, subject.layer.shape[2] // 2)
     large = extended(images, margin)
     energy = effective_field(subject.network, subject.layer.name, subject.normalised(large), unit)
-    # Drawn on the picture of middling brightness: outlines show on it, whatever their colour.
-    drawn = int((images.float().mean(dim=(1, 2, 3)) - 127.5).abs().argmin())
-    return receptive_field_figure(large[drawn].numpy(), margin, energy, placed, subject.layer.name, len(images))
+    if subject.photo is not None:
+        shown = extended(torch.from_numpy(subject.photo)[None], margin)[0]
+    else:  # the picture of middling brightness: outlines show on it, whatever their colour
+        shown = large[int((images.float().mean(dim=(1, 2, 3)) - 127.5).abs().argmin())]
+    return receptive_field_figure(shown.numpy(), margin, energy, placed, subject.layer.name, len(images))
 
 
 def _landscape(subject: Subject) -> Exhibit:

@@ -69,12 +69,12 @@ def overlays(
     grid[0, 0].set_ylabel("picture", fontsize=9)
     for line, row in zip(grid[1:], rows, strict=True):
         for axes, picture, values in zip(line, images, row.maps.cpu().numpy(), strict=True):
-            (_heat if row.method == CAM else _split)(axes, picture, values)
+            (heat if row.method == CAM else split)(axes, picture, values)
         wrong = not all(verdict.right for verdict in said)
         about = f"\nfor the\n{row.about} class" if wrong else ""
         method = "Grad-CAM" if row.method == CAM else "integrated\ngradients"
         line[0].set_ylabel(method + about, fontsize=9)
-    _scales(lower)
+    scales(lower)
     return Exhibit(
         name=name,
         title=title,
@@ -132,14 +132,14 @@ def gathered(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _heat(axes: Axes, picture: np.ndarray, values: np.ndarray) -> None:
+def heat(axes: Axes, picture: np.ndarray, values: np.ndarray) -> None:
     """A one-way map over the picture in grey, scaled to its own largest value."""
     show_picture(axes, picture, grey=True)
     top = float(values.max())
     axes.imshow(values / top if top > 0 else values, cmap=HEAT, vmin=0, vmax=1, alpha=0.55, interpolation="bilinear")
 
 
-def _split(axes: Axes, picture: np.ndarray, values: np.ndarray) -> None:
+def split(axes: Axes, picture: np.ndarray, values: np.ndarray) -> None:
     """A two-way map over the faded picture; the weaker, the more transparent."""
     from matplotlib import colormaps
 
@@ -152,7 +152,7 @@ def _split(axes: Axes, picture: np.ndarray, values: np.ndarray) -> None:
     axes.imshow(colours, interpolation="nearest")
 
 
-def _scales(figure: SubFigure) -> None:
+def scales(figure: SubFigure) -> None:
     """The two colour scales side by side."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize

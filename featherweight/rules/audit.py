@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +22,7 @@ from typing import IO, Any
 from featherweight.rules.audit_judge import judge
 from featherweight.rules.audit_rules import AuditRules
 from featherweight.rules.wording import one_line
+from featherweight.terminal import Progress
 from featherweight.utils import UserError
 
 DRAWS = 400  # a fair coin then comes within 0.1 of a half 99.99 times in 100
@@ -102,7 +104,8 @@ def run_apart(spec: dict[str, Any], where: str, time_limit: float) -> dict[str, 
         raise UserError(f"--time-limit {time_limit:g} is out of range; give seconds above 0")
     with tempfile.TemporaryDirectory(prefix="featherweight-audit-") as folder:
         spec_file, result_file = Path(folder) / "spec.json", Path(folder) / "result.json"
-        spec_file.write_text(json.dumps(spec))
+        count_file = Path(folder) / "count"
+        spec_file.write_text(json.dumps(spec | {"progress": str(count_file)}))
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "featherweight.rules.audit_worker", str(spec_file), str(result_file)],
             stdin=subprocess.DEVNULL,
@@ -115,9 +118,8 @@ def run_apart(spec: dict[str, Any], where: str, time_limit: float) -> dict[str, 
         listener = threading.Thread(target=_listen, args=(process.stdout, tail), daemon=True)
         listener.start()
         try:
-            code: int | None = process.wait(time_limit)
-        except subprocess.TimeoutExpired:
-            code = None
+            with Progress("measuring", 2 * spec["draws"], "steps") as progress:
+                code = _wait(process, time_limit, count_file, progress)
         finally:
             _end_group(process)
         listener.join(1.0)
@@ -138,6 +140,17 @@ def run_apart(spec: dict[str, Any], where: str, time_limit: float) -> dict[str, 
     if "error" in result:
         raise UserError(result["error"])
     return result["result"]
+
+
+def _wait(process: subprocess.Popen[bytes], time_limit: float, count_file: Path, progress: Progress) -> int | None:
+    """The exit code, None where the process is not done in time; meanwhile tell what it counts in `count_file`."""
+    deadline = time.monotonic() + time_limit
+    while (left := deadline - time.monotonic()) > 0:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(min(0.2, left))
+        with contextlib.suppress(OSError, ValueError):  # not there yet, or half written
+            progress.to(min(int(count_file.read_text()), progress.total or 0))
+    return process.poll()
 
 
 def _listen(pipe: IO[bytes], tail: bytearray) -> None:

@@ -88,7 +88,7 @@ def find_wedges(levels: Sequence[np.ndarray], placements: Sequence[Placement | N
     for level, item in moved:
         kinds = classify(level, item, border)
         for block in _at_an_end(kinds):
-            if not _may_be_whole(block, kinds == FREE, sides):
+            if not _may_be_whole(block, _no_hole(kinds, level, hole), sides):
                 colours, counts = np.unique(level[block].round(), axis=0, return_counts=True)
                 empty[tuple(colours[np.argmax(counts)].tolist())] += 1
     seen = [np.array(colour) for colour, count in empty.items() if count >= max(5, 0.1 * len(moved))]
@@ -131,6 +131,12 @@ def _at_an_end(kinds: np.ndarray) -> list[np.ndarray]:
     return [block for block in _each(kinds == HOLE) if (block & end).any()]
 
 
+def _no_hole(kinds: np.ndarray, levels: np.ndarray, colour: np.ndarray | None) -> np.ndarray:
+    """The mask of pixels that are surely in no hole: FREE ones, and all of another colour than the holes' known one."""
+    free = kinds == FREE
+    return free if colour is None else free | ((kinds == UNKNOWN) & (np.abs(levels - colour).max(axis=2) > 0.75))
+
+
 def _may_be_whole(block: np.ndarray, free: np.ndarray, sides: tuple[frozenset[int], frozenset[int]]) -> bool:
     """Whether a block can be one of the holes whose widths and heights are `sides`: whole, perhaps with a part among
     unknown pixels, or plainly cut by a side of the output. Where no whole hole is known: whether it is a rectangle."""
@@ -169,17 +175,15 @@ def classify(levels: np.ndarray, placement: Placement, border: Border) -> np.nda
         for colour in border.wedges:
             kinds[empty & _mixture(levels, expected, colour)] = UNKNOWN
     if border.hole is not None:
-        if border.wedges:  # beside them, from the sides on: what interpolation made of them and of repeated content
-            square, unknown = np.ones((3, 3)), kinds == UNKNOWN
-            seen = ndimage.binary_propagation(unknown & _ring(kinds.shape), square, unknown)
-            reached = np.asarray(ndimage.binary_propagation(seen, square, seen | (empty & ~unknown)), dtype=bool)
-            kinds[reached] = UNKNOWN
-        for block in _each(kinds == HOLE):  # slivers of such mixtures, but not the outline of a hole that was turned
-            if empty[block].all() and min(block.any(axis=0).sum(), block.any(axis=1).sum()) <= 2:
+        if border.wedges:  # from the sides on, what interpolation made of them and of repeated content
+            off = empty | (kinds == UNKNOWN)
+            kinds[ndimage.binary_propagation(off & _ring(kinds.shape), np.ones((3, 3)), off)] = UNKNOWN
+        for block in _each(kinds == HOLE):  # thin seams of such mixtures, but not the outline of a hole that was turned
+            if empty[block].all() and not ndimage.binary_erosion(block, np.ones((3, 3))).any():
                 kinds[block] = UNKNOWN
     if border.shared is not None:
         for block in _at_an_end(kinds):
-            if not _may_be_whole(block, kinds == FREE, border.sides):  # perhaps with a hole grown into it
+            if not _may_be_whole(block, _no_hole(kinds, levels, border.hole), border.sides):  # a hole may be in it
                 kinds[block] = UNKNOWN
     return kinds
 

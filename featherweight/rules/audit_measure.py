@@ -6,7 +6,7 @@ A draw is one call of the pipeline on one probe picture. Draws are independent: 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,17 +23,25 @@ BORDERED = 150  # draws that are enough to know the border's colours
 TEXTURED = 120  # draws of the texture picture, whose fit takes some 20 ms each
 
 
-def measure_training(pipeline: Pipeline, draws: int) -> dict[str, Any]:
-    """Measure an augmenting pipeline over `draws` draws (and about as many again for its colours)."""
+def measure_training(pipeline: Pipeline, draws: int, step: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Measure an augmenting pipeline over `draws` draws (and about as many again for its colours).
+
+    step: called 2 * draws times on the way.
+    """
     colour = measure_colour(pipeline, max(24, draws // 10))
     picture = ramps()
-    outputs = [pipeline.call(picture) for _ in range(draws)]
+    outputs = []
+    for _ in range(draws):
+        outputs.append(pipeline.call(picture))
+        step()
     placements: list[Placement | None] = [None] * draws
     levels: list[np.ndarray] = []
     same_shape = len({output.shape for output in outputs}) == 1
     if same_shape and outputs[0].shape[2] == 3 and colour.invertible:
         levels = [colour.undo(output) for output in outputs]
-        placements = [place(level) for level in levels]
+        for number, level in enumerate(levels):
+            placements[number] = place(level)
+            step()
         if colour.changing > 0.01:
             placements = without_outliers(placements)
     by = "ramp"

@@ -11,6 +11,7 @@ from torch import nn
 
 from featherweight import weights
 from featherweight.augment import normalize
+from featherweight.evaluation import arithmetic
 from featherweight.ship.predictor import BATCH, PictureClassifier, PictureError
 from featherweight.utils import UserError, pick_device
 from featherweight.weights import Card
@@ -41,10 +42,8 @@ class Classifier(PictureClassifier):
 
         In true float32 also on a GPU, as in `featherweight eval`, so that both give a picture the same class.
         """
-        from featherweight.evaluation.evaluate import _arithmetic
-
         parts = [np.empty((0, len(self.classes)), np.float32)]
-        with _arithmetic(self.device, "fp32"):
+        with arithmetic(self.device, "fp32"):
             for start in range(0, len(images), BATCH):
                 pixels = torch.from_numpy(images[start : start + BATCH]).to(self.device)
                 outputs = self.network(normalize(pixels, self.card.mean, self.card.std))

@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featherweight import weights
 from featherweight.ship.parity import Parity
-from featherweight.utils import UserError, sha256_bytes
+from featherweight.utils import UserError, sha256_bytes, write_together
 from featherweight.weights import RUN_WEIGHTS, Card
 
 _DATASETS = {"cifar10": "CIFAR-10", "digits": "scikit-learn's digits, scaled to 32x32"}
@@ -46,7 +45,7 @@ def write_folder(
         "predictor.py": Path(__file__).with_name("predictor.py").read_bytes(),
     }
     paths = {folder / name: content for name, content in contents.items()}
-    weights._write_together(paths)
+    write_together(paths)
     return list(paths)
 
 

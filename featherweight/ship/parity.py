@@ -18,6 +18,7 @@ from featherweight.ship.predictor import BATCH, PictureClassifier
 
 MAX_DIFFERENCE = 1e-4  # of a float32 form's probabilities from torch's: both sum the same products in another order
 MAX_LOSS = 0.5  # points of accuracy an int8 form may lose
+LATENCY_BATCHES = (1, BATCH)
 ROUNDS = 7
 TURN_SECONDS = 0.1
 
@@ -89,15 +90,23 @@ def problem_with(parity: Parity, form: str, max_loss: float = MAX_LOSS) -> str |
     return None
 
 
+def latency_turns(forms: int) -> int:
+    """How many turns `measure_latency` takes with so many forms."""
+    return forms * ROUNDS * len(LATENCY_BATCHES)
+
+
 def measure_latency(
-    forms: Mapping[str, PictureClassifier], images: np.ndarray, batches: tuple[int, ...] = (1, BATCH)
+    forms: Mapping[str, PictureClassifier],
+    images: np.ndarray,
+    batches: tuple[int, ...] = LATENCY_BATCHES,
+    step: Callable[[], Any] = lambda: None,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Milliseconds from pixels to probabilities of each form: {"batch_1": {form: {"ms": …, "torch_ratio": …}}, …}.
 
     The forms take turns, ROUNDS times, and each one's first call of a turn is not counted. ms: of the quickest call,
     which whatever else the machine does disturbs least. torch_ratio: how many times quicker than the form "torch".
     torch works with one thread meanwhile, and the forms should too: two that wait for each other measure the machine's
-    other work, by a factor of 30 where it is busy.
+    other work, by a factor of 30 where it is busy. step: called after each turn.
     """
     import torch
 
@@ -110,6 +119,7 @@ def measure_latency(
         try:
             for name, classifier in list(forms.items()) * ROUNDS:
                 best[name] = min(best[name], _quickest(classifier, pictures))
+                step()
         finally:
             torch.set_num_threads(threads)
         found[f"batch_{len(pictures)}"] = {

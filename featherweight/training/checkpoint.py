@@ -9,7 +9,7 @@ particular to it.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ class Progress:
     wall_seconds: float = 0.0
     best_accuracy: float = -1.0
     finished: bool = False
+    first_losses: list[float] = field(default_factory=list)  # of the first steps, for whoever repeats the run
 
 
 def save_checkpoint(

@@ -39,6 +39,7 @@ from featherweight.training.progress import EpochProgress
 from featherweight.training.schedule import rate
 from featherweight.utils import UserError, mix_seed
 
+FIRST_STEPS = 10  # whose losses a record tells
 CHECKPOINT_SECONDS = 60.0  # at an epoch's end, a checkpoint is written when the last is older than this
 
 
@@ -99,6 +100,7 @@ class Trainer:
         self.sums = torch.zeros(3, dtype=exact, device=device)  # loss · pictures, hits, pictures
         self._begun, self._wall_before = time.perf_counter(), 0.0
         self.progress = Progress()
+        self._first_losses: list[torch.Tensor] = []  # not yet read from the device
         self.steps_per_epoch = self.source.steps(len(pictures), drop_last=config.drop_last)
         self._forward: Callable[[torch.Tensor], torch.Tensor] = self.network
         if config.compile:
@@ -162,6 +164,7 @@ class Trainer:
         if not all(bool(p.isfinite().all()) for p in self.network.parameters()):
             raise self._diverged()
         self.progress.wall_seconds = self._wall_before + time.perf_counter() - self._begun
+        self._read_first_losses()
         save_checkpoint(path, self.network, self.optimizer, self.average, self.sums, self.progress)
 
     def load(self, path: Path) -> None:
@@ -218,11 +221,27 @@ class Trainer:
         self.optimizer.step()
         if self.average is not None:
             self.average.update()
+        if step < FIRST_STEPS:
+            self._first_losses.append(loss.detach())
         with torch.no_grad():
             hits = (outputs.argmax(1) == labels).sum()
             self.sums += torch.stack(
                 [loss.detach().to(self.sums.dtype) * len(labels), hits, hits.new_full((), len(labels))]
             )
+
+    def first_losses(self) -> list[float]:
+        """Does the first steps of a run that is not yet begun, and no more; gives their losses."""
+        source = self.source.epoch(epoch_order(self.source.count, self.config.seed, 0), epoch=0)
+        self.network.train()
+        with self.source, closing(source) as stream:
+            for self.progress.step, (pictures, labels) in zip(range(FIRST_STEPS), stream, strict=False):
+                self._step(pictures, labels)
+        self._read_first_losses()
+        return self.progress.first_losses
+
+    def _read_first_losses(self) -> None:
+        self.progress.first_losses += [float(loss) for loss in self._first_losses]
+        self._first_losses = []
 
     def _running(self) -> tuple[float, float]:
         """Mean loss and accuracy of the epoch so far. Raises UserError when the loss is not finite."""
@@ -251,6 +270,7 @@ class Trainer:
             "images_per_second": self._pictures_in(done_before, progress.step) / seconds,
         }
         progress.epoch, progress.step = progress.epoch + 1, 0
+        self._read_first_losses()
         self.sums.zero_()
         if self.validation is not None:
             found = evaluate(

@@ -21,10 +21,11 @@ from torch import nn
 from featherweight import datasets, models
 from featherweight.config import TrainConfig, to_dict
 from featherweight.evaluation import Evaluation, HeldOutTest, disjoint, evaluate
-from featherweight.records import Record
+from featherweight.records import LAST_EPOCH, Record
 from featherweight.rules.graph import trace
 from featherweight.rules.layers import one, summarise
 from featherweight.rules.verdict import check_network
+from featherweight.terminal import Progress
 from featherweight.training.engine import Trainer, resolve_precision, signals
 from featherweight.training.memory import keep_freed_memory
 from featherweight.training.progress import epoch_line
@@ -36,8 +37,6 @@ from featherweight.weights import save as save_weights
 
 if TYPE_CHECKING:
     from featherweight.training.tensorboard import TensorBoardLog
-
-SELECTION = "none: last epoch"
 
 
 @dataclass(frozen=True)
@@ -65,21 +64,9 @@ def train(
     the configuration names, Interrupted (state saved) after a signal.
     """
     begun, code = time.perf_counter(), commit()  # as it is now: the files may change while this trains
-    device = pick_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    if device.type == "cpu":
-        keep_freed_memory()
-    config = resolve_precision(config, device)
-    seed_everything(config.seed)
-    network = models.build(config.model, classes=len(datasets.CLASSES[config.data.name]))
-    facts = check_rules(network, config.rules)
-    trained_on, validation = _pictures(config, data_dir)
-    if config.whiten and not resume:
-        statistics = datasets.STATISTICS[config.data.name]
-        whiten_first_layer(network, trained_on.images, statistics.mean, statistics.std)
+    trainer, facts, trained_on = prepare(config, data_dir, whiten=config.whiten and not resume)
+    config, device = trainer.config, trainer.device
     test = HeldOutTest(lambda: datasets.load_test(config.data.name, data_dir))
-    trainer = Trainer(network, config, trained_on, validation, datasets.STATISTICS[config.data.name], device)
     if resume:
         trainer.load(folder.checkpoint)
         if folder.started_with() != code:  # no single commit made this run
@@ -110,13 +97,40 @@ def train(
         if not trainer.progress.finished:
             trainer.train(folder.checkpoint, on_epoch, on_best)
     with signals():  # what is left takes seconds: a signal now lets it be done
-        trainer.save(folder.checkpoint)
         found, shared = _final_evaluation(trainer, test, trained_on)
         save_weights(folder.model, trainer.final_network(), _card(trainer, facts, trained_on, found))
-        trainer.save(folder.checkpoint)
+        trainer.save(folder.checkpoint)  # the last epoch's own, with the clock as the record will tell it
         record = _record(trainer, folder, facts, found, trained_on, code, shared)
         record.write(folder.result)
     return record
+
+
+def prepare(
+    config: TrainConfig, data_dir: Path | None, *, whiten: bool
+) -> tuple[Trainer, NetworkFacts, datasets.PictureSet]:
+    """What stands before the first step: the network that the seed gives, checked by the rules, and its pictures."""
+    device = pick_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
+    config = resolve_precision(config, device)
+    seed_everything(config.seed)
+    network = models.build(config.model, classes=len(datasets.CLASSES[config.data.name]))
+    facts = check_rules(network, config.rules)
+    trained_on, validation = _pictures(config, data_dir)
+    statistics = datasets.STATISTICS[config.data.name]
+    if whiten:
+        whiten_first_layer(network, trained_on.images, statistics.mean, statistics.std)
+    return Trainer(network, config, trained_on, validation, statistics, device), facts, trained_on
+
+
+def first_losses(config: TrainConfig, data_dir: Path | None = None) -> list[float]:
+    """The losses of a run's first ten steps, as its record tells them, exactly: on one kind of CPU, at the same commit
+    and number of threads, bit for bit the same. Nothing is written. Raises as `train` does."""
+    trainer, _, _ = prepare(config, data_dir, whiten=config.whiten)
+    torch.manual_seed(mix_seed(config.seed, -1))
+    return trainer.first_losses()
 
 
 def _tensorboard(trainer: Trainer, folder: RunFolder) -> TensorBoardLog:
@@ -171,7 +185,15 @@ def _final_evaluation(
     test.training_finished(last_epoch=trainer.progress.finished)
     pictures, statistics = test.read(), trainer.statistics
     network = trainer.final_network()
-    found = evaluate(network, pictures, mean=statistics.mean, std=statistics.std, device=trainer.device)
+    with Progress("measuring on the test pictures", len(pictures)) as progress:
+        found = evaluate(
+            network,
+            pictures,
+            mean=statistics.mean,
+            std=statistics.std,
+            device=trainer.device,
+            done=progress.step,
+        )
     return found, disjoint(trained_on, pictures)
 
 
@@ -197,7 +219,7 @@ def _card(trainer: Trainer, facts: NetworkFacts, trained_on: datasets.PictureSet
 def _selection(config: TrainConfig) -> str:
     if config.stop_at_accuracy > 0:
         return f"first epoch with a validation accuracy of {config.stop_at_accuracy:g}, or the last"
-    return SELECTION
+    return LAST_EPOCH
 
 
 def _record(
@@ -246,7 +268,8 @@ def _record(
         rules_failed=facts.rules_failed,
         config=to_dict(config),
         date=datetime.date.today().isoformat(),
-        extras={"fused": trainer.fused} | ({} if found is None else {"test_pictures_among_training": shared}),
+        extras={"fused": trainer.fused, "first_losses": progress.first_losses}
+        | ({} if found is None else {"test_pictures_among_training": shared}),
     )
 
 

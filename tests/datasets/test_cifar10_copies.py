@@ -97,7 +97,6 @@ def test_places_are_searched_in_order(small, nowhere: Path, tmp_path: Path, monk
     assert datasets.locate(given, small.archive) == Copy(folder, "batches")
     assert datasets.locate(folder, small.archive) == Copy(folder, "batches")
     assert capfd.readouterr().err == ""
-    assert datasets.find(given) == folder
 
 
 def test_a_damaged_copy_is_not_passed_over(small, nowhere: Path, tmp_path: Path) -> None:
@@ -112,7 +111,7 @@ def test_a_damaged_copy_is_not_passed_over(small, nowhere: Path, tmp_path: Path)
 @pytest.mark.usefixtures("nowhere")
 def test_no_copy_is_one_line_with_the_choices() -> None:
     for attempt in (
-        lambda: datasets.find(None),
+        lambda: datasets.obtain(fetch=False),
         lambda: datasets.load_train("cifar10", fetch=False),
         lambda: datasets.load_test("cifar10", Path("x"), fetch=False),
         lambda: datasets.obtain(sources=()),

@@ -39,7 +39,6 @@ def test_reading_before_the_last_epoch_is_impossible() -> None:
     with pytest.raises(ProtocolError, match="before the last epoch"):
         test.read()
     assert loader.calls == 0
-    assert not test.was_read
     assert issubclass(ProtocolError, RuntimeError)
 
 
@@ -48,7 +47,6 @@ def test_reading_once_and_only_once() -> None:
     test = HeldOutTest(loader)
     test.training_finished(last_epoch=True)
     assert len(test.read()) == 2
-    assert test.was_read
     with pytest.raises(ProtocolError, match="second time"):
         test.read()
     test.training_finished(last_epoch=True)
@@ -77,7 +75,7 @@ def test_no_copy_and_no_attribute_gives_a_way_round() -> None:
     for way in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(ProtocolError, match="copied"):
             way(test)
-    assert {name for name in dir(test) if not name.startswith("_")} == {"read", "training_finished", "was_read"}
+    assert {name for name in dir(test) if not name.startswith("_")} == {"read", "training_finished"}
 
 
 def test_two_threads_get_it_once() -> None:
