@@ -1,0 +1,100 @@
+"""`featherweight replay`: a recorded run's first steps, bit for bit; a record that is not theirs is found out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from featherweight import records
+from featherweight.cli import main
+from featherweight.utils import describe_device, pick_device
+
+ROOT = Path(__file__).resolve().parents[2]
+TOLD = {
+    name: record
+    for name, record in records.load_all(ROOT / "results").items()
+    if "first_losses" in (record.extras or {})
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "digits"
+    words = [
+        "train",
+        "--recipe",
+        "digits",
+        "--epochs",
+        "1",
+        "--set",
+        "whiten=true",
+        "--device",
+        "cpu",
+        "--out",
+        str(folder),
+    ]
+    assert main(words) == 0
+    return folder
+
+
+def test_the_first_ten_steps_are_the_recorded_ones(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(run / "result.json"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["equal"]
+    assert found["found"] == found["recorded"]
+    assert len(set(found["found"])) == 10
+    assert found["differs"] == []
+
+
+def test_a_record_of_another_seed_or_setting_is_found_out(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = records.Record.read(run / "result.json")
+    assert record.config is not None
+    for change in ({"seed": 1}, {"label_smoothing": 0.3}):
+        other = dataclasses.replace(record, config=record.config | change)
+        other.write(tmp_path / "other.json")
+        assert main(["replay", str(tmp_path / "other.json")]) == 1
+        assert "Not the same" in capsys.readouterr().out
+
+
+def test_a_record_without_first_losses_is_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = records.Record.read(run / "result.json")
+    dataclasses.replace(record, extras={}).write(tmp_path / "bare.json")
+    assert main(["replay", str(tmp_path / "bare.json")]) == 2
+    assert "first steps" in capsys.readouterr().err
+    assert main(["replay", str(tmp_path / "absent.json")]) == 2
+
+
+@pytest.mark.cifar10
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(name for name in TOLD if TOLD[name].device.startswith("cpu")))
+def test_a_published_runs_first_steps_come_again_from_its_commit(name: str, cifar10_dir: Path, tmp_path: Path) -> None:
+    """The code of the record's own commit, run beside it; bits are compared on the record's kind of processor."""
+    record = TOLD[name]
+    archive = subprocess.run(["git", "archive", record.commit], cwd=ROOT, capture_output=True)
+    if archive.returncode:
+        pytest.skip(f"the history that holds {record.commit[:10]} is not here: its first steps were not repeated")
+    subprocess.run(["tar", "-x", "-C", str(tmp_path)], input=archive.stdout, check=True)
+    words = ["replay", str(ROOT / "results" / f"{name}.json"), "--json", "--data-dir", str(cifar10_dir)]
+    done = subprocess.run(
+        [sys.executable, "-m", "featherweight", *words],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": str(record.threads)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    found = json.loads(done.stdout)
+    if record.device == describe_device(pick_device("cpu")):
+        assert found["found"] == found["recorded"]
+    else:
+        assert found["found"] == pytest.approx(found["recorded"], rel=0.02)
