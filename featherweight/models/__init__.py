@@ -17,7 +17,9 @@ _TABLE = {
     "c1c2c3c4_strided": ("c1c2c3c4_strided", "C1C2C3C4Strided"),
     "c1c2c3c4_dilated": ("c1c2c3c4_dilated", "C1C2C3C4Dilated"),
     "feather_quick": ("feather_quick", "FeatherQuick"),
+    "feather_100k": ("feather_100k", "Feather100k"),
     "feather_200k": ("feather_200k", "Feather200k"),
+    "teacher": ("teacher", "Teacher"),
 }
 
 

@@ -50,8 +50,8 @@ def test_orthogonalised_zero_is_zero() -> None:
 
 
 def test_matrices_taken_together_are_each_taken_by_the_definition() -> None:
-    """Newton-Schulz as it is written, one matrix at a time in double precision; float32 has 7 digits, and 3 steps lift the
-    smallest values by 40."""
+    """Newton-Schulz as it is written, a matrix at a time in double precision; float32 has 7 digits, and 3 steps lift
+    the smallest values by 40."""
     torch.manual_seed(1)
     matrices = [torch.randn(*shape) for shape in [(8, 40), (64, 576), (40, 8), (8, 9), (128, 64), (8, 8)]]
     matrices[1][:, 0] *= 1000  # nearly of rank one
