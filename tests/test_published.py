@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from featherweight import config, records, report, weights
+from featherweight.commands import report as report_command
 from featherweight.utils import sha256_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,8 +18,11 @@ CIFAR10 = {name: record for name, record in RECORDS.items() if record.dataset ==
 
 
 def test_the_readme_says_what_the_records_say() -> None:
+    """Every marked part: runs, recipes, classes, shifted inputs, speed, figures."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert report.fill(text, report.tables(RECORDS)) == text, "run `featherweight report`"
+    blocks = report_command.blocks(RECORDS, ROOT / "results", ROOT / "README.md")
+    assert all(f"<!-- report:{name} -->" in text for name in blocks)
+    assert report.fill(text, blocks) == text, "run `featherweight report`"
 
 
 def test_something_is_published() -> None:

@@ -128,7 +128,7 @@ def shifted_table(groups: Sequence[Group], shifted: Mapping[str, Mapping[str, An
         of = f" (no measurement of these weights in `results/shifted/`: {absent})" if missing else ""
         return f"Not measured yet{of}."
     columns = ["network", "clean", *(HEADINGS[shift.name] for shift in SHIFTS), "mean of the four"]
-    strengths = "; ".join(f"{shift.what} {', '.join(f'{one:g}' for one in shift.strengths)}" for shift in SHIFTS)
+    strengths = "; ".join(f"{shift.what}: {', '.join(f'{one:g}' for one in shift.strengths)}" for shift in SHIFTS)
     sentences = [
         f"Accuracy on all {' or '.join(sorted(images))} test pictures, shifted by this project before they are "
         f"normalised, after training; each figure is the mean over five strengths ({strengths}). One run each: the one "

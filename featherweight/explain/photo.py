@@ -42,6 +42,8 @@ def photo_attribution(
         heat(grid[0, number], picture, cams[number - 1].cpu().numpy())
         split(grid[1, number], picture, pixels[number - 1].cpu().numpy())
         grid[0, number].set_title(f"{plain(name)}: {100 * confidence:.1f} %", fontsize=9, pad=3)
+    grid[0, 1].set_ylabel(CAM, fontsize=9)
+    grid[1, 1].set_ylabel(PIXELS, fontsize=9)
     scales(lower)
     strongest = [(name, where_strongest(cam)) for (name, _), cam in zip(top, cams, strict=True)]
     first, confidence = top[0]

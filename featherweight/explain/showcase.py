@@ -32,8 +32,8 @@ CAPTIONS = {
     "accuracy_parameters": "Accuracy against parameters. Filled: measured without looking at the test pictures before "
     "the end. Hollow: others' figures, picked on the test pictures, so too good by an unknown amount.",
     "confusion_matrix": "What {name} takes for what, on all {images} test pictures.",
-    "calibration": "How often {name} is right when it is so sure, on the same pictures; on the diagonal, confidence "
-    "means what it says.",
+    "calibration": "How often {name} is right at each level of confidence, on the same pictures; on the diagonal, "
+    "confidence means what it says.",
     "photo_attribution": "Why {name} says what it says of a photograph that is not from the data set: the parts that "
     "speak for each class, by Grad-CAM and by integrated gradients.",
     "receptive_field": "What one unit of {name} before the pooling can see (left) and does see (right), drawn on the "
