@@ -75,7 +75,7 @@ def test_training_side_by_side(tmp_path: Path) -> None:
     )
     (network,) = found["networks"]
     plain, ours = network["loops"]
-    assert (network["batch_size"], network["parameters"], network["multiply_adds"]) == (128, 150_186, 7_440_640)
+    assert (network["batch_size"], network["parameters"], network["multiply_adds"]) == (128, 176_746, 21_798_336)
     assert plain["name"] == "plain loop"
     assert plain["precision"] == "fp32"
     assert not plain["fused"]
@@ -122,7 +122,7 @@ def test_a_target_out_of_reach_is_told_by_the_exit_code(tmp_path: Path) -> None:
     assert run["epochs"] == 1
     assert 0 < run["train_seconds"] < run["wall_seconds"]
     assert run["test_accuracy"] == found["accuracy_mean"] < 1
-    assert run["flops"] == 7_440_640 * 6 * (1442 // 64) * 64
+    assert run["flops"] == 21_798_336 * 6 * (1442 // 64) * 64
     assert run["peak_memory_bytes"] > 150e6
     assert not found["met"]
 

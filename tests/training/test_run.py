@@ -42,7 +42,7 @@ def test_the_record_states_what_was_done(tmp_path: Path) -> None:
     record = run.train(SHORT, RunFolder(tmp_path))
     stored = json.loads((tmp_path / "result.json").read_text())
     assert stored["test_accuracy"] == record.test_accuracy
-    assert (record.parameters, record.multiply_adds, record.receptive_field) == (150_186, 7_440_640, 75)
+    assert (record.parameters, record.multiply_adds, record.receptive_field) == (176_746, 21_798_336, 65)
     assert record.rules_passed
     assert record.selection == "none: last epoch"
     assert record.train_images == 1442

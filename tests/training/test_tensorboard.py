@@ -111,7 +111,7 @@ def test_the_graph_is_the_layer_table(tmp_path: Path) -> None:
     assert list(first.input) == ["picture"]
     assert [dim.size for dim in first.attr["_output_shapes"].list.shape[0].dim] == [-1, 32, 16, 16]
     assert int(first.attr["parameters"].s) == 3 * 32 * 9
-    assert sum(int(node.attr["parameters"].s) for node in nodes.values() if "parameters" in node.attr) == 150_186
+    assert sum(int(node.attr["parameters"].s) for node in nodes.values() if "parameters" in node.attr) == 176_746
     assert all(name in nodes for node in nodes.values() for name in node.input)
     reached, waiting = set(), ["scores"]
     while waiting:
