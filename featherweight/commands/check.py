@@ -12,6 +12,7 @@ from featherweight import terminal
 from featherweight.rules.load import MEMORY_LIMIT, TIME_LIMIT, Sandbox, Target, looks_like_file, targets_of
 from featherweight.rules.result_record import read_record
 from featherweight.rules.rulesets import load_rule_set, rule_set_names
+from featherweight.rules.wording import one_line
 from featherweight.utils import UserError, write_atomic
 
 RUNS_IT = (
@@ -142,12 +143,13 @@ def answers(target: Target | str, request: dict[str, Any], sandbox: Sandbox) -> 
         torch.set_num_threads(1)  # one small picture: a second thread costs more to wake than it saves
         return [{"model": target, **judge(models.build(target), request)}]
     answer = sandbox.ask(target, request)
+    text = one_line(target.text, 4096)  # a file's name may hold a line end, or bytes that are no text
     if "error" in answer:
-        return [{"model": target.text, "error": answer["error"]}]
+        return [{"model": text, "error": answer["error"]}]
     found = []
     for result in answer["results"]:
         name = result.pop("name")
-        found.append({"model": target.text if target.name else f"{target.text}:{name}", **result})
+        found.append({"model": text if target.name else f"{text}:{name}", **result})
     return found
 
 

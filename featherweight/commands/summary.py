@@ -109,7 +109,7 @@ def _print_totals(result: dict[str, Any]) -> None:
     )
     field = result["receptive_field"]
     beside = result["receptive_field_with_pooling"]
-    text = "no limited field" if field is None else f"{show(field)} pixels just before global pooling"
+    text = "no limited field" if field is None else f"{show(field)} pixels {_where(result['map_ends'])}"
     print(f"receptive field  {text}" + (f" ({show(beside)} with it)" if beside is not None else ""))
     if result["exact"] is False:
         print("                 the largest of several: branches with different jumps meet")
@@ -118,6 +118,14 @@ def _print_totals(result: dict[str, Any]) -> None:
     verify = result.get("verify")
     if verify:
         print(verify_line(verify))
+
+
+def _where(end: dict[str, str]) -> str:
+    """Of which map the receptive field is told."""
+    if end["kind"] == "none":
+        return f"in the map that comes out of {end['where']}, without pooling"
+    names = {"average": "global pooling", "maximum": "the global maximum"}
+    return f"just before {names.get(end['kind'], end['where'] + ', which is no global pooling')}"
 
 
 def _short(name: str, most: int = 12) -> str:

@@ -118,8 +118,7 @@ def run_apart(spec: dict[str, Any], where: str, time_limit: float) -> dict[str, 
         listener = threading.Thread(target=_listen, args=(process.stdout, tail), daemon=True)
         listener.start()
         try:
-            with Progress("measuring", 2 * spec["draws"], "steps") as progress:
-                code = _wait(process, time_limit, count_file, progress)
+            code = _wait(process, time_limit, count_file, 2 * spec["draws"])
         finally:
             _end_group(process)
         listener.join(1.0)
@@ -142,14 +141,21 @@ def run_apart(spec: dict[str, Any], where: str, time_limit: float) -> dict[str, 
     return result["result"]
 
 
-def _wait(process: subprocess.Popen[bytes], time_limit: float, count_file: Path, progress: Progress) -> int | None:
+def _wait(process: subprocess.Popen[bytes], time_limit: float, count_file: Path, total: int) -> int | None:
     """The exit code, None where the process is not done in time; meanwhile tell what it counts in `count_file`."""
     deadline = time.monotonic() + time_limit
-    while (left := deadline - time.monotonic()) > 0:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(min(0.2, left))
-        with contextlib.suppress(OSError, ValueError):  # not there yet, or half written
-            progress.to(min(int(count_file.read_text()), progress.total or 0))
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress("loading", None, ""))  # its time is no measure of what comes after
+        while (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(min(0.2, left))
+            count = 0
+            with contextlib.suppress(OSError, ValueError):  # not there yet, or half written
+                count = min(int(count_file.read_text()), total)
+            if count and progress.total is None:
+                stack.close()
+                progress = stack.enter_context(Progress("measuring", total, "steps", done=count))
+            progress.to(count)
     return process.poll()
 
 

@@ -93,7 +93,7 @@ def measure_colour(pipeline: Pipeline, draws: int) -> Colour:
         return Colour(
             matrix=np.full((3, 3), np.nan), offset=none, linear=False, changing=0.0, error=0.0, low=none, high=none
         )
-    centre = np.stack([_usual(values) for values in seen])
+    centre = np.stack([_usual(values[own]) for values, own in zip(seen, _own_colours(seen), strict=True)])
     span = float(np.abs(centre[len(GREYS) - 1] - centre[0]).max()) or 1.0
     off = np.abs(seen - centre[:, None]).max(axis=2) > 0.004 * span  # one level of 255
     changing = float(off[1:].mean())  # black stays black under most changes
@@ -125,6 +125,16 @@ def _main_colour(output: np.ndarray) -> np.ndarray:
     _, first, counts = np.unique(code, return_index=True, return_counts=True)
     top = int(np.argmax(counts))
     return pixels[first[top]] if counts[top] >= 0.25 * len(code) else np.median(pixels, axis=0)
+
+
+def _own_colours(seen: np.ndarray) -> np.ndarray:
+    """(K, D, 3) -> (K, D) bool: the draws whose main colour is not one that most pictures come out in, as when a hole
+    or border covers half of them; all draws of a picture where none is left."""
+    keys = np.unique(np.round(seen / (np.ptp(seen) * 1e-4 + 1e-6)).reshape(-1, 3), axis=0, return_inverse=True)[1]
+    keys = keys.reshape(seen.shape[:2])
+    pictures = np.array([(keys == key).any(axis=1).sum() for key in range(keys.max() + 1)])
+    own = (pictures <= len(seen) / 2)[keys]
+    return own | ~own.any(axis=1, keepdims=True)
 
 
 def _usual(values: np.ndarray) -> np.ndarray:

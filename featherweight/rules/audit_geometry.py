@@ -97,7 +97,19 @@ def place(levels: np.ndarray) -> Placement | None:
     inside = np.abs(predicted).max(axis=1) <= CENTRE - 1
     if inside.sum() < 40 or keep[inside].mean() < 0.9:  # bent, or several pictures: no affine map
         return None
+    keep &= inside
+    if _bent(basis[keep], (target - predicted)[keep]):
+        return None
     return describe(fit[:, :2], fit[:, 2])
+
+
+def _bent(basis: np.ndarray, left: np.ndarray) -> bool:
+    """Whether what an affine map leaves of positions, (P, 2) pixels at basis (P, 3), still bends with the place, as
+    after a perspective: by a third of a pixel half-way to the sides, and by more than nearest-neighbour steps can."""
+    u, v = basis[:, 0] * 2 / SIDE, basis[:, 1] * 2 / SIDE
+    terms = np.stack([u * u, u * v, v * v, u, v, np.ones(len(u))], axis=1)
+    bend = np.abs(np.linalg.lstsq(terms, left, rcond=None)[0][:3]).max()
+    return bool(bend > max(0.33, 2.3 * float(np.sqrt((left**2).mean(axis=0)).max())))
 
 
 def _slopes(x: np.ndarray, y: np.ndarray, good: np.ndarray, u: np.ndarray, v: np.ndarray) -> list[list[float]] | None:

@@ -177,7 +177,8 @@ def classify(levels: np.ndarray, placement: Placement, border: Border) -> np.nda
     if border.hole is not None:
         if border.wedges:  # from the sides on, what interpolation made of them and of repeated content
             off = empty | (kinds == UNKNOWN)
-            kinds[ndimage.binary_propagation(off & _ring(kinds.shape), np.ones((3, 3)), off)] = UNKNOWN
+            reached = ndimage.binary_propagation(off & _ring(kinds.shape), np.ones((3, 3)), off)
+            kinds[np.asarray(reached, dtype=bool)] = UNKNOWN
         for block in _each(kinds == HOLE):  # thin seams of such mixtures, but not the outline of a hole that was turned
             if empty[block].all() and not ndimage.binary_erosion(block, np.ones((3, 3))).any():
                 kinds[block] = UNKNOWN

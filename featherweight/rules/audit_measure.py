@@ -26,7 +26,7 @@ TEXTURED = 120  # draws of the texture picture, whose fit takes some 20 ms each
 def measure_training(pipeline: Pipeline, draws: int, step: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Measure an augmenting pipeline over `draws` draws (and about as many again for its colours).
 
-    step: called 2 * draws times on the way.
+    step: called some 2 * draws times on the way.
     """
     colour = measure_colour(pipeline, max(24, draws // 10))
     picture = ramps()
@@ -49,7 +49,7 @@ def measure_training(pipeline: Pipeline, draws: int, step: Callable[[], None] = 
         holes = _ramp_holes(outputs, levels, placements)
     else:
         by = "texture"
-        placements, holes = _by_texture(pipeline, min(draws, TEXTURED))
+        placements, holes = _by_texture(pipeline, min(draws, TEXTURED), step)
     return {
         "pipeline": pipeline.name,
         "convention": pipeline.convention,
@@ -181,14 +181,19 @@ def _ramp_holes(
     }
 
 
-def _by_texture(pipeline: Pipeline, draws: int) -> tuple[list[Placement | None], dict[str, Any]]:
+def _by_texture(
+    pipeline: Pipeline, draws: int, step: Callable[[], None]
+) -> tuple[list[Placement | None], dict[str, Any]]:
     """Placements and holes from the texture picture: less sharp than the ramps, but no change of colour disturbs it.
     What lies outside the picture after a shift or turn counts as unknown: it cannot be told from a hole."""
     from featherweight.rules.audit_texture import TextureFinder
 
     finder, picture, tally = TextureFinder(), texture(), HoleTally()
     outputs = [pipeline.call(picture) for _ in range(draws)]
-    found = [finder.place(output) for output in outputs]
+    found = []
+    for output in outputs:
+        found.append(finder.place(output))
+        step()
     misfits = [item[1] for item in found if item is not None]
     worst = 4 * float(np.median(misfits)) + 0.02 if misfits else 0.0  # far worse than the other draws: a wrong fit
     placements = [item[0] if item is not None and item[1] <= worst else None for item in found]

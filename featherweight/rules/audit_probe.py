@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from featherweight.rules.package import module_name
 from featherweight.rules.wording import first_line
 from featherweight.utils import UserError
 
@@ -31,7 +32,7 @@ class Pipeline:
     """A pipeline brought to one form: uint8 picture (S, S, 3) in RGB -> float64 picture (H, W, C)."""
 
     name: str
-    convention: str  # how it is called: "image=", "PIL", "array" or "tensor"
+    convention: str  # how it is called: "image=", "PIL", "array", "tensor" or "float tensor"
     target: Any  # the object itself
     call: Callable[[np.ndarray], np.ndarray]
 
@@ -76,13 +77,11 @@ def load_module(path: Path) -> Any:
     """Run the Python file `path` as a module; its folder is searched for what it imports. Raises UserError."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; give PIPELINE as path/to/file.py:NAME")
-    spec = importlib.util.spec_from_file_location(f"audited_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(module_name(path.resolve(), "audited"), path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; give PIPELINE as path/to/file.py:NAME")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickles look their module up by name
-    if str(path.parent.resolve()) not in sys.path:
-        sys.path.insert(0, str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
     except MemoryError:
@@ -155,7 +154,8 @@ def _own(value: Any, key: str, module: Any) -> bool:
 
 
 def adapt(target: Any, name: str) -> Pipeline:
-    """Find out how `target` wants to be called, by trying: image= keyword (albumentations), PIL, array, tensor.
+    """Find out how `target` wants to be called, by trying: image= keyword (albumentations), PIL, array, tensor
+    of bytes, tensor of 0 … 1.
 
     A way that only hands the picture back untouched comes last: some transforms let through what they do not know.
     Raises UserError when none of them gives a picture.
@@ -165,6 +165,7 @@ def adapt(target: Any, name: str) -> Pipeline:
         "PIL": lambda picture: target(_pil(picture)),
         "array": lambda picture: target(picture),
         "tensor": lambda picture: target(_tensor(picture)),
+        "float tensor": lambda picture: target(_tensor(picture).float() / 255),
     }
     probe = ramps()
     untouched: str | None = None

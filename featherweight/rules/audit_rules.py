@@ -29,6 +29,15 @@ class AuditRules:
     statistics_tolerance: float = 0.005  # 0.49, 0.48, 0.45 is still taken for the mean; 0.2023 not for 0.2470
 
 
+# What a value must lie in, ends included; where nothing is said, between 0 and 1.
+_RANGES: dict[str, tuple[float, float]] = {
+    "holes": (0, 100),
+    "hole_size": (1, 4096),
+    "hole_p": (-1, 1),
+    "std": (0.001, 1),
+}
+
+
 def read_audit_rules(name: str) -> AuditRules:
     """The `[augmentation]` table of a shipped rule set, or of the TOML file of that path, over the defaults.
 
@@ -38,7 +47,7 @@ def read_audit_rules(name: str) -> AuditRules:
         raise UserError(f"no rule set is called {name!r}; choose one of {', '.join(rule_set_names())} or a .toml file")
     path = Path(name) if name.endswith(".toml") else SETS / f"{name}.toml"
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read the rule set {path}: {error.strerror}; give the path of a .toml file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -52,7 +61,15 @@ def read_audit_rules(name: str) -> AuditRules:
         if key not in known:
             raise UserError(f"{path}: unknown key {key!r} in [augmentation]; known are {', '.join(known)}")
         values[key] = _fitting(value, known[key], f"{path}: {key}")
+        low, high = _RANGES.get(key, (0, 1))
+        if not all(low <= number <= high for number in _numbers(values[key])):
+            raise UserError(f"{path}: {key} = {value!r} is out of range; it must lie between {low:g} and {high:g}")
     return dataclasses.replace(AuditRules(), **values)
+
+
+def _numbers(value: Any) -> tuple[Any, ...]:
+    """The numbers of a value: its own three, itself, or 0 or 1."""
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _fitting(value: Any, default: Any, where: str) -> Any:

@@ -17,7 +17,7 @@ from featherweight.rules.nodes import Graph, place_of
 from featherweight.rules.receptive_field import Exit, Reception, extent, field_of, positions, receptive_field, uncovered
 from featherweight.rules.result_record import problem_of
 from featherweight.rules.rulesets import RuleSet
-from featherweight.rules.wording import one_line
+from featherweight.rules.wording import does_not_run, one_line
 from featherweight.utils import UserError
 
 Settings = dict[str, Any]
@@ -42,8 +42,7 @@ class Examined:
         self.network, self.rule_set = network, rules
         self.graph: Graph = trace(network, rules.input_shape)
         if self.graph.error is not None:
-            shape = "x".join(map(str, rules.input))
-            raise UserError(f"{type(network).__name__} does not run on a picture of {shape}: {self.graph.error}")
+            raise UserError(does_not_run(network, rules.input, self.graph.error))
 
     @cached_property
     def reception(self) -> Reception:
@@ -360,6 +359,7 @@ def accuracy(parameters: int | None, settings: Settings, record: dict[str, Any] 
         test_images=settings["test_images"],
         parameters=parameters,
         train_images_at_most=settings["train_images_at_most"],
+        dataset=settings["dataset"],
     )
     measured = record.get("test_accuracy")
     if not (measured is None or (isinstance(measured, int | float) and abs(measured) < 1e6)):

@@ -11,8 +11,7 @@ The network itself is never touched: a deep copy runs, on the CPU and in evaluat
 
 from __future__ import annotations
 
-import contextlib
-import copy
+import dataclasses
 import random
 import warnings
 from typing import Any
@@ -21,13 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from featherweight.rules.copying import copy_network
 from featherweight.rules.nodes import Call, Constant, Graph, Node, Place, Ref, flat, is_atomic, place_of
 from featherweight.rules.wording import first_line
-from featherweight.utils import UserError
 
 # Results that only take a tensor's shape or type, never its values.
 _SHAPE_ONLY = {
@@ -76,46 +74,6 @@ def trace(network: nn.Module, input_shape: tuple[int, ...] = (1, 3, 32, 32)) -> 
     return graph
 
 
-def copy_network(network: nn.Module, input_shape: tuple[int, ...]) -> nn.Module:
-    """A deep copy in evaluation mode on the CPU in single precision, unwrapped from torch.compile and DataParallel.
-
-    Lazy layers get their parameters by a plain run on a picture of `input_shape`.
-    """
-    for wrapper in ("_orig_mod", "module"):
-        inner = getattr(network, wrapper, None)
-        if isinstance(inner, nn.Module) and type(network).__module__.startswith("torch."):
-            network = inner
-    try:
-        network = copy.deepcopy(network, _histories(network))
-    except Exception as error:
-        raise UserError(
-            f"{type(network).__name__} cannot be copied ({first_line(error)}); keep only modules and "
-            "tensors without a gradient history on it"
-        ) from error
-    if any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()]):
-        network = network.to_empty(device="cpu")
-    network = network.to(device="cpu", dtype=torch.float32).eval()
-    if any(map(is_lazy, [*network.parameters(), *network.buffers()])):
-        # What goes wrong here goes wrong in the traced run as well, which tells it.
-        with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]), torch.no_grad():
-            network(torch.rand(input_shape))
-    return network
-
-
-def _histories(network: nn.Module) -> dict[int, Any]:
-    """Results with a gradient history that modules keep (a map for Grad-CAM, weight_norm's weight), by identity, each
-    with what deepcopy, which refuses them, is to put in their place."""
-    kept: dict[int, Any] = {}
-    for module in network.modules():
-        held = vars(module)
-        for tensor in flat(
-            [*held.values(), *(v for d in held.values() if isinstance(d, dict) for v in d.values())], torch.Tensor
-        ):
-            if not is_lazy(tensor) and tensor.requires_grad and not tensor.is_leaf:
-                kept[id(tensor)] = tensor.detach()
-    return kept
-
-
 class Reached(Exception):
     """Ends a run at the operation that was watched for. `tensor`: its result, with its gradient history."""
 
@@ -140,7 +98,7 @@ def run_traced(graph: Graph, picture: torch.Tensor, watch: tuple[Place, int] | N
             output = graph.network(picture)
         graph.outputs = recorder.refs_in(output)
         if not graph.outputs:
-            graph.error = "its output does not depend on the picture"
+            graph.error = _without_picture(output)
         if recorder.watched is not None and isinstance(output, torch.Tensor):
             recorder.look_for_watched([output])
     except Reached as reached:
@@ -153,6 +111,14 @@ def run_traced(graph: Graph, picture: torch.Tensor, watch: tuple[Place, int] | N
         random.setstate(state)
         torch.set_rng_state(generator)
     return None
+
+
+def _without_picture(output: Any) -> str:
+    """What is wrong with an output in which no tensor made from the picture was found."""
+    kind = type(output).__name__
+    if isinstance(output, torch.Tensor | dict | list | tuple):
+        return f"its output (a {kind}) does not depend on the picture; numpy and new tensors on the way lose the track"
+    return f"its output is a {kind}; return a tensor of scores, or a tuple or dict of tensors"
 
 
 class _Dropouts(TorchFunctionMode):
@@ -202,6 +168,8 @@ class _Recorder(TorchDispatchMode):
         if isinstance(value, torch.Tensor):
             ref = self.known.get(_place(value))
             return [] if ref is None else [ref]
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value = [getattr(value, part.name, None) for part in dataclasses.fields(value)]
         if isinstance(value, dict):
             value = list(value.values())
         if isinstance(value, list | tuple):

@@ -20,6 +20,8 @@ from featherweight.utils import UserError
 
 TIME_LIMIT = 60.0  # seconds for one file
 MEMORY_LIMIT = 2048  # MB for one file, on top of what torch itself takes
+MOST_FILES = 500  # in a folder: a home folder or a whole disk given by a slip is not run
+_PASSED_OVER = (".", "__", "site-packages", "node_modules")  # how the names of files and folders begin that are none
 
 
 START = "import sys; sys.path.append(sys.argv.pop()); from featherweight.rules.worker import main; main()"
@@ -27,7 +29,8 @@ START = "import sys; sys.path.append(sys.argv.pop()); from featherweight.rules.w
 
 @dataclass(frozen=True)
 class Target:
-    """What one argument means: a file and perhaps a name in it; `text` as the user wrote it."""
+    """What one argument means: a file (its full path, for a file may change the folder one is in) and perhaps a name in
+    it; `text` as the user wrote it."""
 
     text: str
     path: Path
@@ -62,14 +65,19 @@ def targets_of(text: str) -> list[Target]:
         files = sorted(
             file
             for file in path.rglob("*.py")
-            if file.is_file() and not any(part.startswith((".", "__")) for part in file.relative_to(path).parts)
+            if file.is_file() and not any(part.startswith(_PASSED_OVER) for part in file.relative_to(path).parts)
         )
+        if len(files) > MOST_FILES:
+            raise UserError(
+                f"{path} holds {len(files)} .py files, and checking it would run every one (at most {MOST_FILES}); "
+                "give the folder that holds the networks"
+            )
         if not files:
             raise UserError(f"there is no .py file in {path}; give the folder that holds them")
-        return [Target(str(file), file) for file in files]
+        return [Target(str(file), file.resolve()) for file in files]
     if not path.is_file():
         raise UserError(f"there is no file {path}; give path/to/file.py:CLASS or the name of a network")
-    return [Target(text, path, name)]
+    return [Target(text, path.resolve(), name)]
 
 
 class Sandbox:
@@ -101,7 +109,7 @@ class Sandbox:
         """The answer about one file: {"results": [...]} or {"error": one line}. Never raises for what the file does."""
         request = {
             **request,
-            "path": str(target.path.resolve()),
+            "path": str(target.path),
             "name": target.name,
             "time_limit": self.time_limit,
             "memory_limit": self.memory_limit,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from featherweight.rules.layout import Dim, Factor, Layout, join, plain_dim
+from featherweight.rules.layout import Dim, Factor, Layout, dim_root, join, plain_dim, root_dim
 from featherweight.rules.nodes import Ref
 from featherweight.rules.reader import Reader, everywhere
 
@@ -47,6 +47,15 @@ def along(read: Reader) -> Layout:
     at = read.args.get("dim", -1)
     spatial = at is not None and bool(layout.dims) and any(factor.root for factor in layout.dims[at])
     return replace(layout, wide=layout.wide | {read.name}) if spatial else layout
+
+
+def fourier(read: Reader) -> Layout:
+    """Fourier transforms: along `dim` every number depends on all units, and there may be another number of them."""
+    layout = read.main()
+    at = {dim % len(layout.dims) for dim in read.args["dim"]}
+    dims = [root_dim(dim_root(dim), read.shape[i]) if i in at else dim for i, dim in enumerate(layout.dims)]
+    spatial = any(factor.root for i in at for factor in layout.dims[i])
+    return replace(layout.with_dims(dims), wide=layout.wide | ({read.name} if spatial else set()))
 
 
 def product(read: Reader) -> Layout:

@@ -20,9 +20,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from featherweight.rules.axis import AxisMap, Interval
+from featherweight.rules.copying import copy_network
 from featherweight.rules.findings import is_maximum
-from featherweight.rules.graph import copy_network, run_traced, trace
-from featherweight.rules.nodes import Graph, Ref, place_of
+from featherweight.rules.graph import run_traced, trace
+from featherweight.rules.nodes import Graph, Node, Ref, place_of
 from featherweight.rules.receptive_field import VIEWS, Exit, receptive_field
 from featherweight.rules.wording import first_line
 
@@ -47,6 +48,8 @@ def verify(network: nn.Module, input_shape: tuple[int, ...] = (1, 3, 32, 32)) ->
     if reception.figure is None or reception.deciding is None:
         return Measurement(None, None, False, "there is no map of limited field to measure")
     source = _before_views(graph, reception.deciding)
+    layout = reception.layouts[source.node][source.output]
+    wide = sorted(layout.wide) if layout is not None else []
     sizes: list[int] = []
     agrees, notes = True, []
     for side in (0, 1):
@@ -54,6 +57,9 @@ def verify(network: nn.Module, input_shape: tuple[int, ...] = (1, 3, 32, 32)) ->
         if isinstance(result, str):
             return Measurement(reception.figure.size, None, False, result)
         expected, measured = result
+        if wide and expected != measured and all(map(_holds, measured, expected)):
+            note = f"it is also reached through {', '.join(wide[:3])}, which the measurement cannot leave out"
+            return Measurement(reception.figure.size, None, False, note)
         agrees &= expected == measured
         sizes.append(max((last - first + 1 for first, last in filter(None, measured)), default=0))
     expected_size = reception.figure.size
@@ -66,11 +72,25 @@ def verify(network: nn.Module, input_shape: tuple[int, ...] = (1, 3, 32, 32)) ->
 
 
 def _before_views(graph: Graph, exit_: Exit) -> Ref:
-    """The tensor that still has its rows and columns as dimensions, behind flattening and the like."""
+    """The tensor that still has its rows and columns as dimensions, behind flattening, norms and the like."""
     ref = exit_.source
-    while graph.nodes[ref.node].op in VIEWS - {"select", "split", "unbind"} and graph.nodes[ref.node].refs():
-        ref = graph.nodes[ref.node].refs()[0]
+    while graph.nodes[ref.node].refs():
+        node = graph.nodes[ref.node]
+        if node.op not in VIEWS - {"select", "split", "unbind"} and not _left_out(node):
+            break
+        ref = node.refs()[0]
     return ref
+
+
+def _left_out(node: Node) -> bool:
+    """Whether a node is a norm that the measuring run leaves out; see _Neutral."""
+    norms = ("native_group_norm", "native_layer_norm", "_fused_rms_norm")
+    return node.op in norms or ("batch_norm" in node.op and bool(node.args.get("training")))
+
+
+def _holds(outer: Interval, inner: Interval) -> bool:
+    """Whether one field holds another."""
+    return inner is None or (outer is not None and outer[0] <= inner[0] and outer[1] >= inner[1])
 
 
 def measure_axis(
@@ -102,7 +122,9 @@ def measure_axis(
         if answer is not None and (answer[0] == answer[1] or (tried and length > 4 * first)):
             return answer
         length = native * math.ceil(length * 2 / native)
-    return answer or f"its field is too large to measure in a picture of {LARGEST} pixels"
+    return (
+        answer or f"its field fits into no picture of up to {LARGEST} pixels: it is larger, or grows with the picture"
+    )
 
 
 def _measured_at(
@@ -160,7 +182,7 @@ def supports(network: nn.Module, graph: Graph, source: Ref, side: int, units: li
         with _Neutral():
             watched = run_traced(run, picture, (place_of(graph, source.node), source.output))
         if watched is None:
-            return f"the measuring run did not reach the same operation ({run.error})"
+            return "the measuring run did not reach the same operation" + (f" ({run.error})" if run.error else "")
         if watched.dim() != 4:
             return "its map has no plain rows and columns"
         across = watched.sum(dim=(0, 1, 3 - side))  # all channels and places across: only this axis is asked about
@@ -168,7 +190,7 @@ def supports(network: nn.Module, graph: Graph, source: Ref, side: int, units: li
             try:
                 (gradient,) = torch.autograd.grad(across[unit], picture, retain_graph=True, allow_unused=True)
             except RuntimeError as error:
-                return f"it cannot be trained: its gradient fails with {first_line(error)}"
+                return f"its gradient cannot be taken: {first_line(error)}"
             if gradient is None:
                 continue
             reached = gradient.abs().amax(dim=(0, 1, 3 - side)).nonzero().flatten().tolist()

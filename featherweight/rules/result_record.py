@@ -24,6 +24,7 @@ _BEST_TEST = re.compile(  # "no validation, so best on the test set" is a confes
 )
 _HELD_OUT = re.compile(r"\b(val(id|idation)?|held[ -]?out|hold[ -]?out)\b", re.IGNORECASE)
 _TRAIN_WORDS = re.compile(r"^(train|training|trainset|train[_ -]?set)$", re.IGNORECASE)
+_SCORED_ON = ("evaluation_set", "evaluated_on", "evaluation_split", "eval_set", "eval_split", "split", "test_split")
 
 
 def read_record(path: Path | str) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def read_record(path: Path | str) -> dict[str, Any]:
     try:
         if path.stat().st_size > _BYTES:
             raise UserError(f"the record {path} is over {_BYTES:,} bytes; give a result.json")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read the record {path}: {error.strerror}; give the path of a result.json") from error
     except (ValueError, RecursionError) as error:
@@ -43,25 +44,41 @@ def read_record(path: Path | str) -> dict[str, Any]:
 
 
 def problem_of(
-    record: dict[str, Any], *, test_images: int, train_images_at_most: int, parameters: int | None = None
+    record: dict[str, Any],
+    *,
+    test_images: int,
+    train_images_at_most: int,
+    parameters: int | None = None,
+    dataset: str = "",
 ) -> str | None:
     """Why a record's accuracy does not count, in one sentence; None when it does.
 
-    test_images: how many images the test set has; parameters: those of the network that is checked with it.
+    test_images: how many images the test set has; parameters: those of the network that is checked with it; dataset:
+    what the record must name as its data set where it names one (`cifar10` is also met by "CIFAR-10").
     """
+    named = record.get("dataset")
+    if dataset and named and not _same_set(named, dataset):
+        return f"the record is of another data set: {one_line(named, 40)}, not {dataset}"
     for check in (_on_training_images, _counts, _selection, _figure):
         problem = check(record, test_images, train_images_at_most)
         if problem:
             return problem
     claimed = record.get("parameters")
-    if parameters is not None and claimed is not None and claimed != parameters:
-        return f"the record is of another network: it has {claimed} parameters, this one {parameters}"
+    if parameters is not None and claimed is not None and str(claimed) != str(parameters):
+        return f"the record is of another network: it has {one_line(claimed, 20)} parameters, this one {parameters}"
     return None
 
 
+def _same_set(named: object, dataset: str) -> bool:
+    """Whether a data set's name is `dataset`, whatever its spelling and what follows: CIFAR-10, not CIFAR-100."""
+    spelt, wanted = (re.sub(r"[^a-z0-9]", "", str(name).lower()) for name in (named, dataset))
+    return re.match(re.escape(wanted) + r"(?!\d)", spelt) is not None
+
+
 def _on_training_images(record: dict[str, Any], test_images: int, most: int) -> str | None:
-    for key in ("evaluation_set", "evaluated_on", "split", "test_split"):
+    for key in _SCORED_ON:
         value = record.get(key)
+        value = " ".join(map(str, value)) if isinstance(value, list) else value
         if isinstance(value, str) and (not _TEST_WORDS.search(value) or _NOT_TEST.search(value)):
             where = "the training images" if _TRAIN_WORDS.match(value.strip()) else repr(one_line(value, 60))
             return f"scored on {where} ({key}), not on the test images"
@@ -73,8 +90,8 @@ def _on_training_images(record: dict[str, Any], test_images: int, most: int) -> 
     if shared:
         return f"scored on training images: both sets have the hash {sorted(shared)[0][:12]}…"
     overlap = record.get("shared_images", record.get("overlap", 0))
-    if isinstance(overlap, int | float) and overlap > 0:
-        return f"{overlap} of the images scored were trained on"
+    if overlap and str(overlap).strip().lower() not in ("0", "none", "no"):
+        return f"{one_line(overlap, 40)} of the images scored were trained on"
     return None
 
 
@@ -85,7 +102,7 @@ def _hashes(record: dict[str, Any]) -> dict[str, list[str]]:
     for name, digests in found.items():
         for value in (record.get(f"{name}_sha256"), whole.get(name) if isinstance(whole, dict) else None):
             digests.extend([value] if isinstance(value, str) else value if isinstance(value, list) else [])
-        digests[:] = [digest for digest in digests if isinstance(digest, str) and digest]
+        digests[:] = [digest.strip().lower() for digest in digests if isinstance(digest, str) and digest.strip()]
     return found
 
 
@@ -96,7 +113,7 @@ def _counts(record: dict[str, Any], test_images: int, most: int) -> str | None:
     if scored != test_images:
         dropped = " (was the last batch dropped?)" if 0 < test_images - scored < 1024 else ""
         return f"scored on {scored} images, not on the {test_images} test images{dropped}"
-    if not _whole(trained):
+    if not _whole(trained) or trained == 0:
         return "it does not say how many images were trained on (train_images)"
     if trained > most:
         return f"trained on {trained} images where there are {most} for training: the test images are among them"
@@ -110,11 +127,11 @@ def _selection(record: dict[str, Any], test_images: int, most: int) -> str | Non
     for clause in re.split(r"[;,.:()]", how):  # "the test set was not looked at" is no confession
         confessed = _TEST_WORDS.search(clause) and not _DENIAL.search(clause)
         if confessed or _BEST_TEST.search(clause):
-            return f"selected on the test set ({how!r})"
+            return f"selected on the test set ({one_line(how, 120)!r})"
         if _BEST.search(clause) and not _DENIAL.search(clause) and not _HELD_OUT.search(how):
-            return f"its selection {how!r} does not say on which images the best was chosen"
+            return f"its selection {one_line(how, 120)!r} does not say on which images the best was chosen"
     if not re.match(r"\s*none\b|.*\b(last|final|fixed)\b", how, re.IGNORECASE) and not _HELD_OUT.search(how):
-        return f"its selection {how!r} does not say that the test set had no part in it"
+        return f"its selection {one_line(how, 120)!r} does not say that the test set had no part in it"
     return None
 
 

@@ -33,8 +33,11 @@ _SETTINGS: dict[str, dict[str, tuple[type, bool, Any]]] = {
         "at_least": (float, True, None),
         "test_images": (int, True, None),
         "train_images_at_most": (int, True, None),
+        "dataset": (str, False, ""),
     },
 }
+# The least a whole number may be, where 0 makes no sense.
+_LEAST = {"fewer_than": 1, "kernel": 1, "stride": 1, "test_images": 1, "train_images_at_most": 1}
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def load_rule_set(name: str) -> RuleSet:
     if not name.endswith(".toml") and name not in rule_set_names():
         raise UserError(f"no rule set is called {name!r}; choose one of {', '.join(rule_set_names())} or a .toml file")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark before the text
     except OSError as error:
         raise UserError(f"cannot read the rule set {path}: {error.strerror}; give the path of a .toml file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -88,7 +91,9 @@ def _checked(data: dict[str, Any], path: Path) -> RuleSet:
     if not _is(side, int) or not max(shape[1:]) < side <= 8192:
         raise UserError(f"{path}: larger_input must be a number over {max(shape[1:])}; got {side!r}")
     for rule, given in data.items():
-        if rule not in _SETTINGS or not isinstance(given, dict):
+        if rule in _SETTINGS and not isinstance(given, dict):
+            raise UserError(f"{path}: the rule {rule} must be a table, written [{rule}]")
+        if rule not in _SETTINGS:
             raise UserError(f"{path}: there is no rule {rule!r}; choose among {', '.join(_SETTINGS)}")
         rules[rule] = _settings(rule, given, path)
     if not rules:
@@ -105,12 +110,18 @@ def _settings(rule: str, given: dict[str, Any], path: Path) -> dict[str, Any]:
         kind = known[name][0]
         if not _is(value, kind):
             raise UserError(f"{path}: {rule}.{name} must be of type {kind.__name__}; got {value!r}")
+        least, most = (0, 1) if kind is float else (_LEAST.get(name, 0), 10**12)
+        if kind in (int, float) and not least <= value <= most:
+            within = f"{least} or more" if kind is int else "a fraction from 0 to 1"
+            raise UserError(f"{path}: {rule}.{name} must be {within}; got {value!r}")
         settings[name] = value
     missing = [name for name, (_, needed, _) in known.items() if needed and name not in given]
     if missing:
         raise UserError(f"{path}: rule {rule} needs {', '.join(missing)}")
-    if rule == "blocks" and not all(isinstance(block, str) for block in settings["convolution_blocks"]):
-        raise UserError(f"{path}: blocks.convolution_blocks must be a list of names")
+    if rule == "blocks":
+        names = [*settings["convolution_blocks"], settings["output"]]
+        if len(names) < 2 or not all(isinstance(name, str) and name for name in names) or len({*names}) < len(names):
+            raise UserError(f"{path}: blocks.convolution_blocks must be a list of names, and output another name")
     return settings
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from featherweight.rules import axis
 from featherweight.rules.layout import Layout, Root, join, plain_dim, root_dim
-from featherweight.rules.mixing import along, attention, norm, product, rank_pair
+from featherweight.rules.mixing import along, attention, fourier, norm, product, rank_pair
 from featherweight.rules.nodes import Graph
 from featherweight.rules.reader import Layouts, Reader, everywhere
 from featherweight.rules.shaping import (
@@ -76,7 +76,7 @@ def _one_layout(read: Reader, output: int) -> Layout | None:
     if op in OPERATIONS and (output == 0 or op in _REDUCTIONS):
         return OPERATIONS[op](read)
     layouts = read.all()
-    if op.startswith(("_fft", "fft", "grid_sampler", "affine_grid")):
+    if op.startswith(("grid_sampler", "affine_grid")):
         return everywhere(read)
     if any(layout.sizes() == read.shape for layout in layouts) or _broadcasts(layouts, read.shape):
         return join(layouts, read.shape)
@@ -173,6 +173,7 @@ OPERATIONS: dict[str, Callable[[Reader], Layout | None]] = {
         ],
         along,
     ),
+    **dict.fromkeys(["_fft_r2c", "_fft_c2r", "_fft_c2c"], fourier),
     **dict.fromkeys(["mm", "bmm", "mv", "addmm", "baddbmm", "linear", "_int_mm"], product),
     **dict.fromkeys(
         [

@@ -15,9 +15,10 @@ from torch import nn
 from featherweight.rules.graph import trace
 from featherweight.rules.layers import summarise
 from featherweight.rules.oracle import verify
+from featherweight.rules.package import module_name
 from featherweight.rules.rulesets import load_rule_set
 from featherweight.rules.verdict import check
-from featherweight.rules.wording import first_line
+from featherweight.rules.wording import does_not_run, first_line
 from featherweight.utils import UserError
 
 
@@ -64,12 +65,9 @@ def summary(network: nn.Module, input_shape: tuple[int, ...], check_field: bool 
 
     graph = trace(network, input_shape)
     if graph.error is not None:
-        raise UserError(
-            f"{type(network).__name__} does not run on a picture of "
-            f"{'x'.join(map(str, input_shape[1:]))}: {graph.error}; try another --input-size"
-        )
+        raise UserError(does_not_run(network, input_shape[1:], graph.error, "try another --input-size"))
     made = summarise(graph)
-    figure = made.reception.figure
+    figure, deciding = made.reception.figure, made.reception.deciding
     result: dict[str, Any] = {
         "parameters": made.cost.parameters,
         "frozen_parameters": made.cost.frozen_parameters,
@@ -80,6 +78,7 @@ def summary(network: nn.Module, input_shape: tuple[int, ...], check_field: bool 
         "receptive_field": one(figure.size) if figure else None,
         "receptive_field_with_pooling": one(made.reception.with_pooling),
         "jump": one(figure.jump) if figure else None,
+        "map_ends": {"kind": deciding.kind, "where": graph.label(deciding.node)} if deciding else None,
         "exact": figure.exact if figure else None,
         "whole_map": made.reception.wide,
         "layers": [layer.as_json() for layer in made.layers],
@@ -106,13 +105,12 @@ def run_file(path: Path) -> ModuleType:
     """Run a Python file as a module. Raises Unfit with one line for whatever it does instead."""
     if path.suffix == ".ipynb":
         raise Unfit("it is a notebook, not a Python file; export it as .py")
-    name = f"checked_{''.join(c if c.isalnum() else '_' for c in path.stem)}"
+    name = module_name(path, "checked")
     loader = SourceFileLoader(name, str(path))
     spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))
     try:
         source = loader.get_data(str(path))
         code = compile(source, str(path), "exec")

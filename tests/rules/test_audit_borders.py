@@ -41,11 +41,11 @@ def hole(size: int = 16, fill: Any = FILL) -> list[Any]:
     return [A.CoarseDropout((1, 1), (size, size), (size, size), fill=fill, p=0.5)]
 
 
-def failed(parts: list[Any], draws: int = 160) -> set[str]:
+def failed(parts: list[Any], draws: int = 160, seed: int = 3) -> set[str]:
     """The rules that a pipeline of these parts fails."""
     pipeline = A.Compose([A.HorizontalFlip(p=0.5), *parts, A.Normalize(MEAN, STD)])
-    pipeline.set_random_seed(3)
-    np.random.seed(3)  # noqa: NPY002 - the generator that strangers' transforms draw from
+    pipeline.set_random_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the generator that strangers' transforms draw from
     figures = {"train": measure_training(adapt(pipeline, "it"), draws), "evaluation": None, "workers": None}
     json.dumps(figures)  # as it leaves the process that measures
     return {item["rule"] for item in judge(figures, AuditRules())["rules"] if not item["passed"]}
@@ -59,6 +59,7 @@ TWICE = [
     ("mean", "wrapped"),
     ("mirrored", "black"),
     ("mirrored", "mean"),
+    ("wrapped", "black"),
 ]
 
 
@@ -66,10 +67,11 @@ TWICE = [
 @pytest.mark.parametrize("after", [False, True])
 def test_moved_twice_and_not_accused(pad: str, move: str, after: bool) -> None:
     parts = [*moved(move), *padded(pad)] if after else [*padded(pad), *moved(move)]
-    found = failed([*parts, *hole()])
-    if (pad, move, after) == ("black", "mean", False) and found == {"hole_count"}:
-        pytest.xfail("known: strips of a black padding, moved before a border of the mean, still count as holes")
-    assert found == set()
+    assert failed([*parts, *hole()]) == set()
+
+
+def test_a_seam_of_two_borders_that_touches_a_hole_is_no_part_of_it() -> None:
+    assert failed([*padded("mirrored"), *moved("black"), *hole()], seed=4) == set()
 
 
 @pytest.mark.parametrize(("pad", "move"), [("black", "mean"), ("mean", "mean"), ("mirrored", "black")])

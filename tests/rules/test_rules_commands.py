@@ -235,6 +235,10 @@ BAD_SETS = {
     "x = ": "not valid TOML",
     "name = 'empty'": "no rule in it",
     "input = [3]\n[dilated]": "input must be",
+    "parameters = 200000": r"must be a table, written \[parameters\]",
+    "[parameters]\nfewer_than = 0": "must be 1 or more",
+    "[accuracy]\nat_least = 85\ntest_images = 10\ntrain_images_at_most = 50": "a fraction from 0 to 1; got 85",
+    '[blocks]\nconvolution_blocks = ["c1", "c1"]\noutput = "o"': "a list of names",
 }
 
 

@@ -27,3 +27,13 @@ def test_an_unknown_key_is_told(tmp_path: Path) -> None:
     assert load_rule_set(str(path)).rules["parameters"] == {"fewer_than": 10}
     with pytest.raises(UserError, match="unknown key 'flips'"):
         read_audit_rules(str(path))
+
+
+@pytest.mark.parametrize(
+    "line", ["flip_p = 5", "holes = -1", "hole_size = 0", "std = [0, 0, 0]", "mean = [125, 123, 114]"]
+)
+def test_a_value_out_of_range_is_told(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"\ufeff[augmentation]\n{line}\n", encoding="utf-8")  # with the mark that some editors put first
+    with pytest.raises(UserError, match=line.split()[0] + r".* is out of range; it must lie between"):
+        read_audit_rules(str(path))
