@@ -28,9 +28,12 @@ class UserError(Exception):
 def write_atomic(path: Path | str, content: bytes | str) -> None:
     """Write a file whole or not at all: into a temporary neighbour, flushed, then renamed over `path`.
 
-    Raises UserError when the folder cannot be written or the disk is full; whatever `path` held before is kept.
+    Raises UserError when the folder cannot be written, the disk is full, or `path` is a device, a pipe or a folder, which
+    no file shall replace; whatever `path` held before is kept.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot write {path}: it is there and no plain file; choose another name")
     data = content.encode() if isinstance(content, str) else content
     temporary: str | None = None
     try:

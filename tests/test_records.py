@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from featherweight.records import Record, group_by_recipe, load_all
-from featherweight.utils import UserError
+from featherweight.utils import UserError, write_atomic
 
 # in the design's own order
 CONTRACT = [
@@ -242,3 +243,13 @@ def test_published_records_are_sound() -> None:
     if folder.is_dir():
         for group in group_by_recipe(load_all(folder)):
             assert group.shown.selection == "none: last epoch"
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no such device here")
+def test_nothing_is_written_over_a_device_a_pipe_or_a_folder(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for place in (Path("/dev/full"), tmp_path / "pipe", tmp_path / "folder"):
+        with pytest.raises(UserError, match="no plain file"):
+            write_atomic(place, b"a record")
+    assert Path("/dev/full").is_char_device()
