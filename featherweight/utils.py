@@ -28,7 +28,7 @@ class UserError(Exception):
 def write_atomic(path: Path | str, content: bytes | str) -> None:
     """Write a file whole or not at all: into a temporary neighbour, flushed, then renamed over `path`.
 
-    Raises UserError when the folder cannot be written, the disk is full, or `path` is a device, a pipe or a folder, which
+    Raises UserError when the folder cannot be written, the disk is full, or `path` is a device, pipe or folder, which
     no file shall replace; whatever `path` held before is kept.
     """
     path = Path(path)
