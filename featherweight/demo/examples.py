@@ -1,4 +1,4 @@
-"""Pictures to begin with: a photograph that ships with the package, and three scenes drawn here. None is of CIFAR-10."""
+"""Pictures to begin with: a photograph that ships with the package and three scenes drawn here; none is of CIFAR-10."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ API = "/gradio_api"
 PLACES = (*("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", f"{API}/upload", f"{API}/upload_progress"),)
 FOLDERS = (
     *("/assets/", "/static/", "/svelte/", f"{API}/queue/", f"{API}/heartbeat/", f"{API}/file=", f"{API}/info"),
-    *(f"{API}/app_id", f"{API}/startup-events", f"{API}/cancel", f"{API}/reset"),
+    *(f"{API}/app_id", f"{API}/startup-events", f"{API}/cancel", f"{API}/reset", f"{API}/stream/"),
 )
 
 # gradio's page needs scripts in the page and compiles some; nothing may come from elsewhere.
@@ -37,10 +37,6 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "cross-origin-resource-policy": "same-origin",
 }
-
-
-class TooMuch(Exception):
-    """A request's body went over the limit."""
 
 
 class Guard:
@@ -64,20 +60,13 @@ class Guard:
         if refused is not None:
             await _answer(send, *refused)
             return
-        started = False
 
         async def send_on(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 message = {**message, "headers": [*_without_ours(message["headers"]), *_ours(scope["path"])]}
             await send(message)
 
-        try:
-            await self.app(scope, self._counted(receive), send_on)
-        except TooMuch:
-            if not started:
-                await _answer(send, 413, f"more than {self.most_bytes:,} bytes")
+        await self.app(scope, receive, send_on)
 
     def _refused(self, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
         """Status and reason where the request may not be answered."""
@@ -87,26 +76,14 @@ class Guard:
             return 403, "asked for by another page"
         if path not in PLACES and not path.startswith(FOLDERS):
             return 404, "there is nothing here"
-        length = headers.get("content-length", "0")
+        if "transfer-encoding" in headers:  # a body of unknown length; browsers send none
+            return 411, "the length must be told"
+        length = headers.get("content-length", "0")  # the server reads no more than that
         if not length.isdecimal() or int(length) > self.most_bytes:
             return 413, f"more than {self.most_bytes:,} bytes"
         if path.startswith(f"{API}/file=") and path[len(f"{API}/file=") :].lower().startswith(("http:", "https:")):
             return 404, "nothing is fetched from elsewhere"
         return None
-
-    def _counted(self, receive: Receive) -> Receive:
-        """`receive`, until the body is longer than allowed: its stated length may be missing."""
-        had = 0
-
-        async def receive_on() -> Message:
-            nonlocal had
-            message = await receive()
-            had += len(message.get("body", b""))
-            if had > self.most_bytes:
-                raise TooMuch
-            return message
-
-        return receive_on
 
 
 def _name(host: str) -> str:

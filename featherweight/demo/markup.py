@@ -25,7 +25,8 @@ WAITING = (
 def about(looker: Looker) -> str:
     """What is known of a network, and what it cannot know."""
     card = looker.classifier.card
-    facts = [f"{card.parameters:,} parameters", f"input {card.input_size} x {card.input_size} pixels"]
+    size = f"{card.input_size}\u00a0x\u00a0{card.input_size}"
+    facts = [f"{card.parameters:,} parameters", f"input {size} pixels"]
     if card.test_accuracy is not None:
         facts.append(f"{100 * card.test_accuracy:.2f} % of the test pictures of {card.dataset} right")
     else:
@@ -47,7 +48,7 @@ def problem(text: str) -> str:
     """A message in place of a result. text: one line, without a full stop at its end."""
     return (
         '<div class="fw-result fw-problem" role="alert"><p><strong>This could not be looked at.</strong></p>'
-        f"<p>{escape(text[:1].upper() + text[1:])}.</p></div>"
+        f"<p>{escape(text)}.</p></div>"
     )
 
 
@@ -63,7 +64,7 @@ def result(looker: Looker, seen: Seen) -> str:
     given = _figure(
         _data(seen.given),
         f"The middle of the picture in {side} x {side} pixels",
-        f"Given: its middle square, in {side} x {side} pixels. The network sees no more than this.",
+        f"Given: its middle square, in {side}\u00a0x\u00a0{side} pixels. The network sees no more than this.",
         "fw-given",
     )
     return (
@@ -118,11 +119,12 @@ def _data(picture: np.ndarray) -> str:
 # gradio's own variables follow the light or dark scheme that the browser asks for.
 STYLE = """
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
+.gradio-container .html-container { padding: 0 !important; }
 .fw-heading h1 { margin: 0 0 4px; font-size: 1.6rem; font-weight: 650; letter-spacing: -0.01em; }
 .fw-heading p { margin: 0; color: var(--body-text-color-subdued); }
 .fw-about p { margin: 0 0 4px; font-size: 0.85rem; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 .fw-result { padding: 18px; border: 1px solid var(--border-color-primary); border-radius: 10px;
-  background: var(--block-background-fill); color: var(--body-text-color); }
+  background: var(--block-background-fill, white); color: var(--body-text-color); }
 .fw-result p { margin: 0; }
 .fw-waiting { display: grid; place-items: center; min-height: 220px; text-align: center; border-style: dashed;
   color: var(--body-text-color-subdued); }
@@ -132,7 +134,7 @@ STYLE = """
 .fw-said strong { font-size: 1.7rem; font-weight: 650; line-height: 1.2; overflow-wrap: anywhere; }
 .fw-said span { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 .fw-bars { list-style: none; margin: 0 0 18px; padding: 0; display: grid; gap: 7px; }
-.fw-bars li { display: grid; grid-template-columns: minmax(84px, 30%) 1fr 62px; gap: 10px; align-items: center;
+.fw-bars li { display: grid; grid-template-columns: minmax(112px, 30%) 1fr 62px; gap: 10px; align-items: center;
   margin: 0; padding: 0; font-size: 0.92rem; }
 .fw-name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .fw-track { height: 12px; border-radius: 6px; background: var(--border-color-primary); overflow: hidden; }

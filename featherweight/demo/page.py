@@ -19,7 +19,7 @@ from featherweight.ship.predictor import HOW_READ, PictureError, printable, read
 from featherweight.utils import UserError
 
 MAX_UPLOAD = 20 << 20  # bytes: the largest photographs of telephones take about 15 MB
-KEPT = 900  # seconds after which a sent picture is deleted
+KEPT = 3600  # seconds after which a sent picture is deleted
 WAITING = 16  # pictures that may wait for their turn
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -36,7 +36,7 @@ def build(lookers: Sequence[Looker], folder: Path) -> FastAPI:
         app,
         blocks,
         path="/",
-        theme=gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO),
+        theme=_theme(),
         css=markup.STYLE,
         footer_links=[],
         run_history=False,
@@ -55,22 +55,25 @@ def build(lookers: Sequence[Looker], folder: Path) -> FastAPI:
     return app
 
 
+def _theme() -> gr.themes.Base:
+    """gradio's own, in fonts that the system has, with small print dark enough to read."""
+    theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO)
+    return theme.set(
+        body_background_fill="*neutral_50",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+    )
+
+
 def _blocks(lookers: Sequence[Looker], folder: Path) -> gr.Blocks:
-    (folder / "examples").mkdir()
-    examples = write_examples(folder / "examples")
+    shown = folder / "examples"
+    shown.mkdir()
+    examples = write_examples(shown)
     with gr.Blocks(title="Featherweight", analytics_enabled=False, delete_cache=(60, KEPT)) as blocks:
         gr.HTML(markup.HEADING)
         with gr.Row():
             with gr.Column(min_width=300):
-                picture = _picture_field(folder)
-                choice = gr.Dropdown(
-                    [(looker.name, number) for number, looker in enumerate(lookers)],
-                    value=0,
-                    label="Network",
-                    elem_id="network",
-                    interactive=True,
-                )
-                about = gr.HTML(markup.about(lookers[0]))
+                picture = _picture_field(folder, shown)
                 samples = gr.Dataset(
                     components=[gr.Image(render=False, type="filepath")],
                     samples=[[str(path)] for path in examples],
@@ -78,8 +81,16 @@ def _blocks(lookers: Sequence[Looker], folder: Path) -> gr.Blocks:
                     label="Examples",
                     elem_id="examples",
                 )
+                choice = gr.Dropdown(
+                    [(looker.name, number) for number, looker in enumerate(lookers)],
+                    value=0,
+                    label="Network",
+                    elem_id="network",
+                    interactive=True,
+                )
             with gr.Column(min_width=300):
                 result = gr.HTML(markup.WAITING, elem_id="result")
+                about = gr.HTML(markup.about(lookers[0]), elem_id="about")
         with gr.Accordion("How a picture is read", open=False):
             gr.HTML(markup.small_print(f"{HOW_READ} This page takes files of {MAX_UPLOAD >> 20} MiB at most."))
         held = gr.State(None)  # the path of the picture at hand, as it was sent
@@ -88,10 +99,11 @@ def _blocks(lookers: Sequence[Looker], folder: Path) -> gr.Blocks:
     return blocks
 
 
-def _picture_field(folder: Path) -> gr.Image:
-    """A field that hands over the file as it was sent. gradio's own would decode it first, each way with its own words.
+def _picture_field(folder: Path, examples: Path) -> gr.Image:
+    """A field that hands over the file as it was sent, with its name. gradio's own would decode it first, its own way.
 
-    folder: what is not inside it, or is an address to fetch, is refused even when a request names it.
+    folder: what is not inside it, or is an address to fetch, is refused even when a request names it. All that passes
+    through the field is deleted in time, but for what is in `examples`.
     """
     field = gr.Image(
         type="filepath",
@@ -106,9 +118,13 @@ def _picture_field(folder: Path) -> gr.Image:
     inside = folder.resolve()
 
     async def keep(path: str | Path | None) -> str | None:
-        if path is not None and not Path(path).resolve().is_relative_to(inside):
+        if path is None:
+            return None
+        if not Path(path).resolve().is_relative_to(inside):
             raise gr.Error("this file was not sent to this page")
-        return None if path is None else str(path)
+        if Path(path).parent != examples:
+            field.temp_files.add(str(path))
+        return str(path)
 
     def hand_over(payload: Any) -> tuple[str, str] | None:
         if payload is None or not payload.path:
@@ -134,6 +150,8 @@ def _events(
     def judge(path: str, name: str, number: int) -> tuple[bool, str]:
         """(whether it is a picture, what to say of it)."""
         looker = lookers[number]
+        if not Path(path).exists():
+            return False, markup.problem(f"{printable(name)} was sent long ago and is deleted by now; choose it again")
         try:
             return True, markup.result(looker, looker.look(path))
         except PictureError as error:
@@ -141,13 +159,15 @@ def _events(
         except UserError as error:
             return True, markup.problem(str(error))
 
+    # A field is always given a value, never an update such as `gr.skip()`: that makes gradio build the field anew, and
+    # what `_picture_field` has put on it is lost.
     def given(sent: tuple[str, str] | None, number: int) -> tuple[Any, Any, str]:
         if sent is None:
             return None, None, markup.WAITING
         sound, said = judge(*sent, number)
         if not sound:
             return None, None, said  # the field is emptied: a broken picture would stay in it
-        return gr.skip() if _browsers_show(sent[0]) else read_picture(sent[0], SHOWN), sent, said
+        return sent[0] if _browsers_show(sent[0]) else read_picture(sent[0], SHOWN), sent, said
 
     def example(index: int, number: int) -> tuple[str, tuple[str, str], str]:
         sent = (examples[index], Path(examples[index]).name)
@@ -158,6 +178,7 @@ def _events(
 
     common: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "look", "show_progress": "minimal"}
     picture.input(given, [picture, choice], [picture, held, result], show_progress_on=[result], **common)
+    picture.clear(lambda: (None, markup.WAITING), None, [held, result], api_visibility="private")
     samples.click(example, [samples, choice], [picture, held, result], show_progress_on=[result], **common)
     choice.change(another, [held, choice], [about, result], show_progress_on=[result], **common)
 

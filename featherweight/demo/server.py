@@ -7,12 +7,11 @@ import ipaddress
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +77,8 @@ def serve(lookers: Sequence[Looker], sock: socket.socket, host: str, ready: Call
     """
     url, alone = address_of(sock)
     names = {"127.0.0.1", "localhost", "::1", host.lower(), str(sock.getsockname()[0])} if alone else None
-    with tempfile.TemporaryDirectory(prefix="featherweight-", ignore_cleanup_errors=True) as folder:
+    own_folder = tempfile.TemporaryDirectory(prefix="featherweight-", ignore_cleanup_errors=True)
+    with _ending_is_no_error(), own_folder as folder:
         without_telemetry(Path(folder))
         import_gradio()
         import uvicorn
@@ -107,8 +107,7 @@ def serve(lookers: Sequence[Looker], sock: socket.socket, host: str, ready: Call
             server_header=False,
             timeout_graceful_shutdown=PATIENCE,
         )
-        with _ending_is_no_error():
-            Server(config).run(sockets=[sock])
+        Server(config).run(sockets=[sock])
 
 
 def without_telemetry(folder: Path) -> None:
@@ -147,17 +146,27 @@ def printable_reason(error: ImportError) -> str:
     return str(error).split("\n")[0][:120]
 
 
+class _Ended(BaseException):
+    """Somebody asked for the end. Not an Exception: no library is to catch it."""
+
+
 @contextmanager
 def _ending_is_no_error() -> Iterator[None]:
-    """uvicorn ends at a signal and then raises it once more: here that does nothing."""
+    """Ctrl-C and a terminate signal end what is inside, whatever it is doing, and then go on after it.
+
+    While uvicorn serves it takes the signals itself, ends in order, and hands them on at last.
+    """
+
+    def end(*_: Any) -> None:
+        raise _Ended
+
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
         return
-    asked = (signal.SIGINT, signal.SIGTERM)
-    before = {one: signal.signal(one, lambda *_: None) for one in asked}
+    before = {one: signal.signal(one, end) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with suppress(_Ended):
+            yield
     finally:
-        sys.stdout.flush()
         for one, handler in before.items():
             signal.signal(one, handler)
