@@ -12,5 +12,9 @@ setup(
     packages=[*find_packages(include=["featherweight*"]), *BESIDE],
     package_dir=BESIDE,
     package_data={name: ["*.toml", "*.json", "*.safetensors"] for name in BESIDE}
-    | {"featherweight.rules": ["sets/*.toml"], "featherweight.fused": ["*.c", "*.h"], "featherweight.demo": ["pictures/*"]},
+    | {
+        "featherweight.rules": ["sets/*.toml"],
+        "featherweight.fused": ["*.c", "*.h"],
+        "featherweight.demo": ["pictures/*"],
+    },
 )
