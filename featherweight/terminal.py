@@ -15,7 +15,7 @@ LINE_SECONDS = 5.0  # between plain lines
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output; figures that are not finite become null, as JSON asks."""
+    """One JSON object (or list) on standard output; figures that are not finite become null, as JSON asks."""
     print(json.dumps(_plain(value), indent=2, allow_nan=False))
 
 

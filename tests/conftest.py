@@ -12,6 +12,12 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network fo
 _PLACES = (os.environ.get("FEATHERWEIGHT_DATA"), "data", "../shared/data")
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No progress is told of long work, unless a test asks for it: how long it takes depends on the machine."""
+    monkeypatch.setattr("featherweight.terminal.PATIENCE_SECONDS", 3600.0)
+
+
 @pytest.fixture(scope="session")
 def cifar10_dir() -> Path:
     """The folder that holds `cifar-10-batches-py`."""

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
-from featherweight import models, weights
+from featherweight import models, utils, weights
 from featherweight.utils import UserError, sha256_bytes
 from featherweight.weights import Card
 
@@ -167,14 +167,14 @@ def test_save_refuses_what_must_not_be_published(tmp_path: Path) -> None:
 
 def test_a_save_that_fails_leaves_the_older_pair(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_bytes() for path in saved.parent.iterdir()}
-    original = weights.write_atomic
+    original = utils.write_atomic
 
     def full(path: Path, content: bytes) -> None:
         if "json" in Path(path).name:
             raise UserError(f"cannot write {path}: No space left on device; free some space")
         original(path, content)
 
-    monkeypatch.setattr(weights, "write_atomic", full)
+    monkeypatch.setattr(utils, "write_atomic", full)
     with pytest.raises(UserError, match="No space left"):
         weights.save(saved, trained(5), card())
     assert {path.name: path.read_bytes() for path in saved.parent.iterdir()} == before

@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top", type=_positive, default=3, metavar="K", help="how many classes to tell, best first (default: 3)")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--csv", metavar="FILE", help="write a table of comma-separated values; -: to standard output")
-    add("--json", action="store_true", help="print the predictions as one JSON object")
+    add(
+        "--json",
+        action="store_true",
+        help="print the predictions as a JSON list: path, label, confidence, top and error of each",
+    )
     parser.epilog = (
         f"{HOW_READ} A picture that cannot be read gets one line on standard error and in its `error` field; the "
         "others are predicted all the same, and the exit code is 2."
@@ -57,17 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if args.csv:
         _write_csv(args.csv, rows, min(args.top, len(network.classes)))
     if args.json:
-        print_json(
-            {
-                "weights": args.weights,
-                "model": network.card.model,
-                "device": str(network.device),
-                "classes": list(network.classes),
-                "failed": failed,
-                "passed_over": passed_over,
-                "pictures": rows,
-            }
-        )
+        print_json(rows)
     elif not args.csv:
         _tell([row for row in rows if row["error"] is None])
     if passed_over:

@@ -7,11 +7,12 @@ Everything the README shows between markers comes from committed files: `results
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featherweight.terminal import note, print_json
+from featherweight.terminal import Progress, note, print_json
 from featherweight.utils import UserError
 
 if TYPE_CHECKING:
@@ -146,14 +147,22 @@ def draw_figures(args: argparse.Namespace, groups: Sequence[Group]) -> None:
     words = figure_list.COMMAND.split()
     words += ["--network", _named(network)] if args.network else []
     words += ["--photo", _named(photo)] if args.photo else []
-    drawn = showcase.draw(
-        network,
-        lambda side: _read(photo, side),
-        groups,
-        data_dir=args.data_dir,
-        device=pick_device(args.device or "auto"),
-        say=note,
-    )
+    begun = itertools.count()
+    with Progress("drawing", 1 + len(showcase.CAPTIONS), "steps", lines=False) as progress:
+
+        def say(text: str) -> None:
+            note(text)
+            progress.to(next(begun))
+            progress.title = text
+
+        drawn = showcase.draw(
+            network,
+            lambda side: _read(photo, side),
+            groups,
+            data_dir=args.data_dir,
+            device=pick_device(args.device or "auto"),
+            say=say,
+        )
     about = {"command": shlex.join(words), "photo": _named(photo)}
     figure_list.write(args.readme.parent / FIGURES, drawn, about)
 

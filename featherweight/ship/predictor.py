@@ -411,7 +411,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("model", help="the .onnx file that `featherweight export` wrote")
     parser.add_argument("pictures", nargs="+", metavar="PICTURE|FOLDER|-", help="-: a picture on standard input")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="how many classes to tell (default: 3)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print the predictions as a JSON list")
     args = parser.parse_args(arguments)
     if args.top < 1:
         parser.error("--top must be at least 1")
@@ -428,7 +428,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif not args.json:
             print(one.name, *(f"{label} {share:.1%}" for label, share in outcome.top), sep="\t")
     if args.json:
-        print(json.dumps({"model": printable(args.model), "pictures": rows}, indent=2))
+        print(json.dumps(rows, indent=2))
     return 2 if any(row["error"] for row in rows) else 0
 
 

@@ -19,7 +19,7 @@ from featherweight.utils import UserError
 @pytest.mark.parametrize(
     ("name", "layer", "shape"),
     [
-        ("feather_quick", "c4", (128, 4, 4)),
+        ("feather_quick", "c4", (96, 4, 4)),
         ("c1c2c3c4_strided", "c4", (128, 4, 4)),
         ("c1c2c3c4_dilated", "output.0", (128, 32, 32)),
         ("separable_100k", "conv4", (64, 3, 3)),

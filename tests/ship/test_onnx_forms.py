@@ -80,7 +80,7 @@ def test_the_metadata_says_what_it_is(quick_onnx: bytes) -> None:
 
 
 def test_int8_is_eight_bits_and_close(quick_onnx: bytes) -> None:
-    """Calibrated on smooth made-up pictures: the weights are int8, and the classes are mostly those of float32."""
+    """Calibrated on smooth made-up pictures: the weights are int8, and what they say is nearly what float32 says."""
     from featherweight.ship.onnx_forms import to_int8
     from featherweight.ship.predictor import Predictor
 
@@ -92,9 +92,9 @@ def test_int8_is_eight_bits_and_close(quick_onnx: bytes) -> None:
     assert len(small) < len(quick_onnx) / 3
     kinds = {tensor.data_type for tensor in onnx.load_from_string(small).graph.initializer if len(tensor.dims) == 4}
     assert kinds == {onnx.TensorProto.INT8}
-    first, second = (Predictor(form).probabilities(pixels) for form in (quick_onnx, small))
-    assert (first.argmax(1) == second.argmax(1)).mean() > 0.9
-    assert 0 < np.abs(first - second).max() < 0.3
+    first, second = (np.log(Predictor(form).probabilities(pixels) + 1e-9) for form in (quick_onnx, small))
+    error = np.sqrt(((first - second) ** 2).mean() / first.var(axis=1).mean())
+    assert 0 < error < 0.2  # 8 bits leave some 0.05; a scale or a channel that is wrong, 1 and more
     with pytest.raises(ValueError, match="calibrated"):
         to_int8(quick_onnx, pixels[:0], card)
 

@@ -9,29 +9,37 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from ship_pictures import PICTURES, SCENES, bad_files, gradient
+from ship_pictures import PHOTOGRAPHS, PICTURES, SCENES, bad_files, gradient
 
 import featherweight
 from featherweight import cli, datasets, weights
+from featherweight.ship.predictor import read_picture
 from featherweight.utils import UserError
 
 
-def predict(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict, list[str]]:
+def predict(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[dict[str, Any]], list[str]]:
     code = cli.main(["predict", "feather_quick", *arguments, "--json"])
     told = capsys.readouterr()
     return code, json.loads(told.out), told.err.splitlines()
 
 
 def test_load_in_five_lines() -> None:
+    network, card = weights.load("feather_quick")
+    pixels = torch.from_numpy(read_picture(PICTURES / "chelsea.jpg", 32)).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(value)[:, None, None] for value in (card.mean, card.std))
+    with torch.inference_mode():
+        expected = network((pixels - mean) / std).softmax(1)[0]
     found = featherweight.load("feather_quick").predict(PICTURES / "chelsea.jpg")
-    assert found.label == "cat"
-    assert found.confidence == found.top[0][1] > 0.5
+    assert found.label == card.classes[int(expected.argmax())]
+    assert found.confidence == found.top[0][1] == pytest.approx(float(expected.max()), abs=1e-5)
     several = featherweight.load("feather_quick").predict([PICTURES / "chelsea.jpg", gradient(50, 50)], top=10)
-    assert several[0].label == "cat"
+    assert dict(several[0].top) == pytest.approx(dict(zip(card.classes, expected.tolist(), strict=True)), abs=1e-5)
     assert sum(share for _, share in several[1].top) == pytest.approx(1, abs=1e-5)
     with pytest.raises(UserError, match=r"missing\.png cannot be read"):
         featherweight.load("feather_quick").predict("missing.png")
@@ -46,17 +54,28 @@ def test_importing_the_package_does_not_import_torch_or_numpy() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_pictures_that_are_no_cifar_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A photograph of a cat and eight drawn scenes of other classes, of which some may be taken for something else."""
+def test_photographs_and_scenes_that_are_no_cifar_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten photographs, eight drawn scenes: each is answered, and far more of them rightly than chance allows.
+
+    Chance names one of ten pictures rightly. It gets 8 of 18 right once in 6,000 times; of the photographs, it has the
+    right class among its three best in 6 of 10 once in 21, and one that always says "bird" is right in one class only.
+    (Ten runs of the recipe and of its drafts: 3 to 5 of the 10 photographs, in 3 to 5 of their 5 classes; 6 to 8 among
+    the three best; 6 to 8 of the scenes.)
+    """
     for name, draw in SCENES.items():
         draw().save(tmp_path / f"{name}.png")
-    Image.open(PICTURES / "chelsea.jpg").save(tmp_path / "cat.jpg")
-    code, told, _ = predict(capsys, str(tmp_path))
-    assert code == 0
-    found = {Path(row["path"]).stem: row["label"] for row in told["pictures"]}
-    assert len(found) == 9
-    assert found["cat"] == "cat"
-    assert sum(name == label for name, label in found.items()) >= 6
+    for name in PHOTOGRAPHS:
+        (tmp_path / f"{name}.jpg").write_bytes((PICTURES / f"{name}.jpg").read_bytes())
+    truth = PHOTOGRAPHS | {name: name for name in SCENES}
+    code, told, errors = predict(capsys, str(tmp_path))
+    assert (code, len(told), errors) == (0, 18, [])
+    rows = {Path(row["path"]).stem: row for row in told}
+    assert {name for name, row in rows.items() if row["error"] is None} == set(truth)
+    right = [name for name, row in rows.items() if row["label"] == truth[name]]
+    assert len(right) >= 8, right
+    assert len({truth[name] for name in right if name in PHOTOGRAPHS}) >= 3, right
+    near = [name for name, kind in PHOTOGRAPHS.items() if kind in [one["label"] for one in rows[name]["top"]]]
+    assert len(near) >= 6, near
 
 
 def test_bad_files_stop_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,9 +88,9 @@ def test_bad_files_stop_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     gradient(32, 32).save(odd)
     code, told, errors = predict(capsys, str(tmp_path))
     assert code == 2
-    assert told["failed"] == len(said)
+    assert sum(row["error"] is not None for row in told) == len(said)
     assert len(errors) == len(said) + 1  # one line each, and how many there were
-    rows = {os.path.relpath(row["path"], tmp_path): row for row in told["pictures"]}
+    rows = {os.path.relpath(row["path"], tmp_path): row for row in told}
     assert set(rows) == {*said, *good, "caf\\xe9.png"}
     for name, words in said.items():
         assert words in rows[name]["error"]
@@ -92,9 +111,9 @@ def test_csv_holds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert code == 2
     text = (tmp_path / "out.csv").read_text()
     good, bad = csv.DictReader(io.StringIO(text))
-    assert good["path"] == told["pictures"][0]["path"] == str(tmp_path / "a,b.png")
-    assert float(good["confidence"]) == told["pictures"][0]["confidence"]
-    assert good["label_2"] == told["pictures"][0]["top"][1]["label"]
+    assert good["path"] == told[0]["path"] == str(tmp_path / "a,b.png")
+    assert float(good["confidence"]) == told[0]["confidence"]
+    assert good["label_2"] == told[0]["top"][1]["label"]
     assert (bad["label"], bad["error"]) == ("", "is empty (0 bytes); get it anew")
     assert cli.main(["predict", "feather_quick", str(tmp_path), "--csv", "-", "--top", "2"]) == 2
     assert capsys.readouterr().out == text
@@ -105,18 +124,19 @@ def test_a_picture_on_standard_input(tmp_path: Path) -> None:
     content = (PICTURES / "chelsea.jpg").read_bytes()
     done = subprocess.run(command, input=content, capture_output=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    (row,) = json.loads(done.stdout)["pictures"]
-    assert (row["path"], row["label"]) == ("-", "cat")
+    (row,) = json.loads(done.stdout)
+    assert (row["path"], row["label"]) == ("-", featherweight.load("feather_quick").predict(content).label)
 
 
 def test_the_table_and_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(PICTURES / "chelsea.jpg")
     assert cli.main(["predict", "feather_quick", path, "--top", "2"]) == 0
     told = capsys.readouterr().out
-    assert "cat" in told
-    assert "dog" in told
+    first, second = featherweight.load("feather_quick").predict(path, top=2).top
+    assert f" {first[0]} " in told
+    assert f"{second[0]} {100 * second[1]:.1f}" in told
     code, found, _ = predict(capsys, path, path, "--top", "99", "--device", "cpu")
-    assert (code, len(found["pictures"]), len(found["pictures"][0]["top"])) == (0, 2, 10)
+    assert (code, len(found), len(found[0]["top"])) == (0, 2, 10)
     for wrong in (["--top", "0"], ["--device", "tpu"], ["--json", "--csv", "-"], ["--csv", str(tmp_path)]):
         try:
             code = cli.main(["predict", "feather_quick", path, *wrong])
@@ -139,22 +159,6 @@ def test_a_card_of_an_impossible_size_is_refused() -> None:
         Classifier(network, dataclasses.replace(card, input_size=10**6))
 
 
-def test_progress_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from featherweight.ship import progress
-
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with progress.Progress("predicting", 100) as bar:
-        for _ in range(9):
-            now[0] += 1.0
-            bar.step(10)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "predicting: 20 of 100 pictures, 10/s, 8 s left",
-        "predicting: 70 of 100 pictures, 10/s, 3 s left",
-    ]
-
-
 @pytest.mark.cifar10
 def test_predict_agrees_with_eval_on_test_pictures(
     cifar10_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -169,6 +173,6 @@ def test_predict_agrees_with_eval_on_test_pictures(
     expected = evaluate(network, pictures, mean=card.mean, std=card.std, device="cpu").logits.softmax(1).numpy()
     code, told, _ = predict(capsys, str(tmp_path), "--device", "cpu")
     assert code == 0
-    assert [row["label"] for row in told["pictures"]] == [card.classes[one] for one in expected.argmax(1)]
-    found = np.array([row["confidence"] for row in told["pictures"]])
+    assert [row["label"] for row in told] == [card.classes[one] for one in expected.argmax(1)]
+    found = np.array([row["confidence"] for row in told])
     np.testing.assert_allclose(found, expected.max(1), atol=1e-5)

@@ -107,10 +107,12 @@ def test_the_graph_is_the_layer_table(tmp_path: Path) -> None:
     assert len(nodes) == len(read(tmp_path).Graph().node)  # names are unique
     convolutions = [node for node in nodes.values() if node.op == "Conv2d"]
     assert len(convolutions) == sum(isinstance(module, nn.Conv2d) for module in network.modules())
-    first = nodes["c1/0/0"]
+    name, convolution = next(pair for pair in network.named_modules() if isinstance(pair[1], nn.Conv2d))
+    first = nodes[name.replace(".", "/")]
     assert list(first.input) == ["picture"]
-    assert [dim.size for dim in first.attr["_output_shapes"].list.shape[0].dim] == [-1, 32, 16, 16]
-    assert int(first.attr["parameters"].s) == 3 * 32 * 9
+    _, *shape = convolution(torch.zeros(1, 3, 32, 32)).shape
+    assert [dim.size for dim in first.attr["_output_shapes"].list.shape[0].dim] == [-1, *shape]
+    assert int(first.attr["parameters"].s) == 3 * shape[0] * 9
     assert sum(int(node.attr["parameters"].s) for node in nodes.values() if "parameters" in node.attr) == 176_746
     assert all(name in nodes for node in nodes.values() for name in node.input)
     reached, waiting = set(), ["scores"]
