@@ -11,7 +11,7 @@ train: $(VENV)/.ready
 
 # The tests of one file stay in one process; each process computes with one thread, where a test does not say otherwise.
 test: lint types
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.ready
 	$(RUN) -m ruff check .

@@ -61,7 +61,7 @@ def test_each_recipe_gets_the_forms_that_suit_it() -> None:
 
     assert of("feather_quick") == ["full size", "recipe"]
     assert of("separable_100k") == ["albumentations", "batched"]
-    assert of("c1c2c3c4_strided") == ["recipe"]
+    assert of("dilated_160k_ours") == ["recipe"]
     assert of("separable_100k", "none", "batched", "none") == ["none", "batched"]
     with pytest.raises(UserError, match="no form 'fastest'"):
         of("feather_quick", "fastest")
