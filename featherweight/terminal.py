@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 PATIENCE_SECONDS = 2.0  # work that is done sooner says nothing
@@ -52,6 +53,17 @@ def print_table(
     for row in rows:
         table.add_row(*["" if cell is None else str(cell) for cell in row])
     Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def whole_from(least: int) -> Callable[[str], int]:
+    """For argparse: a whole number that is at least `least`."""
+
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
+        return int(text)
+
+    return convert
 
 
 class Progress:

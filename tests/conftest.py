@@ -29,6 +29,30 @@ def cifar10_dir() -> Path:
     pytest.skip("CIFAR-10 is not on this machine (set FEATHERWEIGHT_DATA): a test that needs it did not run")
 
 
+@pytest.fixture(scope="session")
+def untrained_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with the weights of an untrained feather_quick for digits, named `little`."""
+    import torch
+
+    from featherweight import models, weights
+    from featherweight.datasets import CLASSES, STATISTICS
+
+    torch.manual_seed(0)
+    folder, statistics = tmp_path_factory.mktemp("untrained") / "run", STATISTICS["digits"]
+    card = weights.Card(
+        name="little",
+        model="feather_quick",
+        classes=CLASSES["digits"],
+        mean=statistics.mean,
+        std=statistics.std,
+        input_size=32,
+        dataset="digits",
+        recipe="little",
+    )
+    weights.save(folder / "model.safetensors", models.build("feather_quick"), card)
+    return folder
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly how many tests did not run for want of CIFAR-10."""
     absent = [report for report in terminalreporter.stats.get("skipped", []) if "CIFAR-10" in str(report.longrepr)]

@@ -20,14 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from featherweight import models, terminal, weights
+from featherweight import models, terminal
 from featherweight.cli import main
-from featherweight.datasets import CLASSES, STATISTICS
 from featherweight.explain import gallery
 from featherweight.terminal import Progress
-from featherweight.weights import Card
 
 pytest.importorskip("pty", reason="pseudo-terminals are POSIX's: progress was not tested on one")
 
@@ -90,23 +87,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.fixture(scope="module")
-def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with weights for digits, untrained."""
+def digits_run(untrained_digits: Path) -> Path:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed: no digits to measure on")
-    torch.manual_seed(0)
-    folder, statistics = tmp_path_factory.mktemp("run"), STATISTICS["digits"]
-    card = Card(
-        name="little",
-        model="feather_quick",
-        classes=CLASSES["digits"],
-        mean=statistics.mean,
-        std=statistics.std,
-        input_size=32,
-        dataset="digits",
-        recipe="digits",
-    )
-    weights.save(folder / "model.safetensors", models.build("feather_quick"), card)
-    return folder
+    return untrained_digits
 
 
 @pytest.fixture

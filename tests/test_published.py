@@ -50,6 +50,20 @@ def test_a_records_settings_are_its_recipes_of_today(name: str) -> None:
     assert _common(expected, record.config) == _common(record.config, expected)
 
 
+@pytest.mark.parametrize("name", config.recipe_names())
+def test_what_a_recipe_expects_is_what_its_records_say(name: str) -> None:
+    recipe = config.read_recipe(name)
+    runs = [record for record in RECORDS.values() if record.recipe == name]
+    assert (recipe.expected_accuracy is None) == (recipe.expected_seconds is None) == (not runs)
+    if runs:
+        mean = sum(run.test_accuracy or 0 for run in runs) / len(runs)
+        assert recipe.expected_accuracy == pytest.approx(mean, abs=5e-5)
+        assert recipe.expected_seconds in [round(run.train_seconds) for run in runs]
+        assert "not yet run" not in recipe.about
+    elif recipe.settings.get("data", {}).get("name") != "digits" and name not in ("separable_100k", "dilated_160k"):
+        assert "not yet run to its end" in recipe.about
+
+
 def _common(ours: dict, theirs: dict) -> dict:
     """What both name: a record older than a setting does not tell it, and its default is what was done before."""
     return {

@@ -173,8 +173,8 @@ def _measure_network(
             bar.step()
         for contender in every.values():
             contender.dismiss()
-    plain = every[PLAIN]
     tried[PLAIN] = profiles[PLAIN]
+    plain = every[PLAIN]
     return {
         "model": model,
         "recipe": job.recipe,
@@ -184,19 +184,26 @@ def _measure_network(
         "multiply_adds": plain.facts["multiply_adds"],
         "matrix_rates": rates,
         "loops": [
-            {
-                "name": name,
-                "precision": contender.facts["precision"],
-                "fused": contender.facts["fused"],
-                "augmentation": contender.facts["augmentation"],
-                "multiply_adds": contender.facts["multiply_adds"],
-                "turns": turns[name],
-                "peak_memory_bytes": contender.peak_memory,
-                "device_memory_bytes": tried[name]["device_memory"],
-                "shares": profiles[name]["shares"],
-            }
-            for name, contender in every.items()
+            _loop(name, contender, turns[name], tried[name], profiles[name]) for name, contender in every.items()
         ],
+    }
+
+
+def _loop(
+    name: str, contender: Contender, turns: list[float], tried: dict[str, Any], profile: dict[str, Any]
+) -> dict[str, Any]:
+    """The raw figures of one contender. tried: what told its device's memory."""
+    facts = contender.facts
+    return {
+        "name": name,
+        "precision": facts["precision"],
+        "fused": facts["fused"],
+        "augmentation": facts["augmentation"],
+        "multiply_adds": facts["multiply_adds"],
+        "turns": turns,
+        "peak_memory_bytes": contender.peak_memory,
+        "device_memory_bytes": tried["device_memory"],
+        "shares": profile["shares"],
     }
 
 

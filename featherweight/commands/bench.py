@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from featherweight.terminal import note, print_json, print_table
+from featherweight.terminal import note, print_json, print_table, whole_from
 from featherweight.utils import UserError, write_atomic
 
 EPILOG = (
@@ -37,34 +37,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("what", nargs="?", choices=("predict",), help="measure inference instead of training")
     add("--model", nargs="+", metavar="NAME", help="networks (default: feather_quick separable_100k dilated_160k)")
-    add("--batch-size", type=_whole(2), help="pictures a step (default: the recipe's)")
+    add("--batch-size", type=whole_from(2), help="pictures a step (default: the recipe's)")
     add("--forms", nargs="+", metavar="FORM", help="our engine's forms (default: what suits each recipe; see below)")
     add("--dataset", help="cifar10 or digits (default: the recipe's)")
-    add("--workers", type=_whole(1), help="worker processes of the plain loop and of ours (default: one for each core)")
-    add("--repeats", type=_whole(1), help="turns each (default: 5)")
+    add(
+        "--workers",
+        type=whole_from(1),
+        help="worker processes of either loop (default: one for each core)",
+    )
+    add("--repeats", type=whole_from(1), help="turns each (default: 5)")
     add("--seconds", type=_seconds, help="of a turn (default: 6; of inference: 1)")
     add("--time-to", type=_fraction, metavar="ACCURACY", help="train a recipe to its end; is this accuracy reached?")
     add("--recipe", help="of --time-to (default: feather_quick)")
-    add("--seeds", type=_whole(0), nargs="+", metavar="SEED", help="of --time-to, a run each (default: 0 1 2)")
+    add("--seeds", type=whole_from(0), nargs="+", metavar="SEED", help="of --time-to, a run each (default: 0 1 2)")
     add(
         "--weights", help="of predict: a published name, a .safetensors file or a run's folder (default: feather_quick)"
     )
     add("--device", default="auto", help="auto, cpu, cuda or mps")
-    add("--threads", type=_whole(0), default=0, help="processor threads (0: torch's own choice)")
+    add("--threads", type=whole_from(0), default=0, help="processor threads (0: torch's own choice)")
     add("--data-dir", type=Path, help="where the data set is looked for first, and put if fetched")
     add("--png", type=Path, metavar="FILE", help="draw the figures as bars")
     add("--out", type=Path, metavar="FILE", help="write the JSON here too")
     add("--json", action="store_true", help="print the figures as JSON")
     parser.epilog = EPILOG
-
-
-def _whole(least: int) -> Any:
-    def convert(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
-        return int(text)
-
-    return convert
 
 
 def _number(text: str) -> float:

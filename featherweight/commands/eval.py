@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featherweight.terminal import Progress, note, print_json, print_table
+from featherweight.terminal import Progress, note, print_json, print_table, whole_from
 from featherweight.utils import UserError, write_atomic
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dataset", help="cifar10 or digits (default: what the weights were made for)")
     add("--data-dir", type=Path, help="where the data set is looked for first")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
-    add("--batch-size", type=_positive, default=500, help="pictures at a time; the figures do not depend on it")
+    add("--batch-size", type=whole_from(1), default=500, help="pictures at a time; the figures do not depend on it")
     add(
         "--shifted",
         action="store_true",
@@ -46,12 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Exits with 1 when the test accuracy is not the one in the weights' record (results/NAME.json or "
         "the run's result.json) to four decimals; on other hardware than the record's, when over two pictures differ."
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,15 +70,7 @@ def run(args: argparse.Namespace) -> int:
         )
     record_path, record = find_record(path, card)
     with Progress("measuring", len(pictures)) as progress:
-        found = evaluate(
-            network,
-            pictures,
-            mean=card.mean,
-            std=card.std,
-            device=device,
-            batch_size=args.batch_size,
-            done=progress.step,
-        )
+        found = evaluate(network, pictures, **_how(args, card, device), done=progress.step)
     comparison = None
     if args.split == "test" and record is not None and record_path is not None and name == card.dataset:
         comparison = compare(found, record, record_path, describe_device(device))
@@ -110,6 +96,11 @@ def run(args: argparse.Namespace) -> int:
         _tell_shifted(shifted, title)
     _remark(args.split, comparison, record_path, trained_on, name == card.dataset)
     return int(comparison is not None and not comparison["same"])
+
+
+def _how(args: argparse.Namespace, card: Card, device: torch.device) -> dict[str, Any]:
+    """What plain and shifted pictures are measured with alike."""
+    return {"mean": card.mean, "std": card.std, "device": device, "batch_size": args.batch_size}
 
 
 def _check_out(args: argparse.Namespace) -> None:
@@ -141,15 +132,7 @@ def _measure_shifted(
     from featherweight.utils import describe_device
 
     with Progress("shifted pictures", len(pictures) * sum(len(shift.strengths) for shift in SHIFTS)) as progress:
-        shifted = evaluate_shifted(
-            network,
-            pictures,
-            mean=card.mean,
-            std=card.std,
-            device=device,
-            batch_size=args.batch_size,
-            done=progress.step,
-        )
+        shifted = evaluate_shifted(network, pictures, **_how(args, card, device), done=progress.step)
     about = {
         "command": _command(args),
         "device": describe_device(device),

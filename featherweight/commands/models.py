@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_FILE",
         help="the rule set that `rules met` speaks of (default: assignment)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--json", action="store_true", help="print a JSON list, an entry a network, and nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
             found.append(facts(name, args.rules))
             progress.step()
     if args.json:
-        terminal.print_json({"rule_set": rules.name, "models": found})
+        terminal.print_json(found)
         return 0
     rows = [
         [

@@ -8,7 +8,7 @@ import io
 import sys
 from typing import TYPE_CHECKING, Any
 
-from featherweight.terminal import Progress, note, print_json, print_table
+from featherweight.terminal import Progress, note, print_json, print_table, whole_from
 from featherweight.utils import UserError, write_atomic
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a picture; a folder, walked with all below it in sorted order (files with a picture's suffix); "
         "-: a picture on standard input",
     )
-    add("--top", type=_positive, default=3, metavar="K", help="how many classes to tell, best first (default: 3)")
+    add("--top", type=whole_from(1), default=3, metavar="K", help="how many classes to tell, best first (default: 3)")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--csv", metavar="FILE", help="write a table of comma-separated values; -: to standard output")
     add(
@@ -40,12 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{HOW_READ} A picture that cannot be read gets one line on standard error and in its `error` field; the "
         "others are predicted all the same, and the exit code is 2."
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

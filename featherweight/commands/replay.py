@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from featherweight.terminal import Progress, note, print_json, print_table
+from featherweight.terminal import Progress, print_json, print_table
 from featherweight.utils import UserError
 
 
@@ -37,7 +37,6 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.record} tells no losses of first steps; give a record that does, or train the run anew")
     config = apply(TrainConfig(), record.config, source=str(args.record))
     config = dataclasses.replace(config, threads=record.threads)
-    note("repeating the run's first steps")
     with Progress("repeating the run's first steps", None, ""):
         found = first_losses(config, args.data_dir)
     here = {

@@ -25,6 +25,7 @@ from featherweight.explain.style import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SHARE = 0.95
 
@@ -40,29 +41,7 @@ def receptive_field_figure(
     side = picture.shape[0] - 2 * margin
     centre = field.centre if field else ((energy.shape[0] - 1) / 2, (energy.shape[1] - 1) / 2)
     measured, luo = enclosing_square(energy, centre, SHARE), luo_size(energy)
-    size = "the whole picture" if field is None else _size(field.size)
-    figure = new_figure(WIDTH, 6.3)
-    parts: Any = figure.subfigures(2, 1, height_ratios=[1.35, 1])
-    top, bottom = parts
-    left, right = top.subplots(1, 2)
-    show_picture(left, _faded_around(picture, margin))
-    left.set_title(f"theoretical: {size}", fontsize=10.5)
-    show_picture(right, _faded_around(picture, margin), grey=True)
-    right.set_title(f"measured: {100 * SHARE:.0f} % within {measured} pixels", fontsize=10.5)
-    strength = energy.sqrt().numpy()
-    heat = strength / max(float(strength.max()), 1e-300)
-    image = right.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=np.clip(heat * 4, 0, 0.85), interpolation="nearest")
-    bar = top.colorbar(image, ax=[left, right], location="bottom", fraction=0.05, aspect=40, shrink=0.7, pad=0.02)
-    bar.set_label("how strongly a pixel moves the unit (of the strongest)", fontsize=9)
-    bar.ax.tick_params(labelsize=9)
-    for axes in (left, right):
-        if margin:
-            _square(axes, (margin - 0.5, margin + side - 0.5) * 2, "black", ":")
-        if field:
-            _square(axes, field.edges(), VERMILION, "-")
-    (y, x), half = centre, measured / 2
-    _square(right, (y - half, y + half, x - half, x + half), BLUE, "--")
-    _profile(bottom.subplots(), energy, field, centre, measured)
+    size = _size(field)
     data, inside = _data(energy, field, layer, measured, luo, pictures, margin), None
     if field:
         inside = measured**2 / (field.size[0] * field.size[1])
@@ -84,7 +63,7 @@ def receptive_field_figure(
         f"much smaller than the theoretical one and fades towards its edge.{grid}{beyond}",
         alt=f"Two copies of a picture: the theoretical field, {size}, as a square, and the measured one as a bright "
         f"spot with {100 * SHARE:.0f} % within {measured} pixels; below, the profile along rows and columns.",
-        png=to_png(figure),
+        png=to_png(_drawn(picture, margin, energy, field, centre, measured)),
         data=data,
         columns=["figure", "value"],
         rows=[
@@ -98,8 +77,42 @@ def receptive_field_figure(
     )
 
 
-def _size(pair: tuple[int, int]) -> str:
-    return f"{pair[0]}x{pair[1]} pixels"
+def _drawn(
+    picture: np.ndarray,
+    margin: int,
+    energy: torch.Tensor,
+    field: UnitField | None,
+    centre: tuple[float, float],
+    measured: int,
+) -> Figure:
+    side = picture.shape[0] - 2 * margin
+    figure = new_figure(WIDTH, 6.3)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.35, 1])
+    top, bottom = parts
+    left, right = top.subplots(1, 2)
+    show_picture(left, _faded_around(picture, margin))
+    left.set_title(f"theoretical: {_size(field)}", fontsize=10.5)
+    show_picture(right, _faded_around(picture, margin), grey=True)
+    right.set_title(f"measured: {100 * SHARE:.0f} % within {measured} pixels", fontsize=10.5)
+    strength = energy.sqrt().numpy()
+    heat = strength / max(float(strength.max()), 1e-300)
+    image = right.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=np.clip(heat * 4, 0, 0.85), interpolation="nearest")
+    bar = top.colorbar(image, ax=[left, right], location="bottom", fraction=0.05, aspect=40, shrink=0.7, pad=0.02)
+    bar.set_label("how strongly a pixel moves the unit (of the strongest)", fontsize=9)
+    bar.ax.tick_params(labelsize=9)
+    for axes in (left, right):
+        if margin:
+            _square(axes, (margin - 0.5, margin + side - 0.5) * 2, "black", ":")
+        if field:
+            _square(axes, field.edges(), VERMILION, "-")
+    (y, x), half = centre, measured / 2
+    _square(right, (y - half, y + half, x - half, x + half), BLUE, "--")
+    _profile(bottom.subplots(), energy, field, centre, measured)
+    return figure
+
+
+def _size(field: UnitField | None) -> str:
+    return "the whole picture" if field is None else f"{field.size[0]}x{field.size[1]} pixels"
 
 
 def _faded_around(picture: np.ndarray, margin: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from featherweight.records import Group
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PARAMETER_LIMIT, LEAST_ACCURACY = 200_000, 0.85  # the assignment's
 
@@ -85,6 +86,50 @@ def points_of(groups: Iterable[Group], dataset: str) -> list[Point]:
 
 def accuracy_against_parameters(points: Sequence[Point], dataset: str, *, assignment: bool) -> Exhibit:
     """The points, test-selected ones hollow. assignment: whether to draw its two bounds (they are CIFAR-10's)."""
+    ordered = sorted(points, key=lambda p: p.parameters)
+    return Exhibit(
+        name="accuracy_parameters",
+        title="Accuracy against parameters",
+        caption="Further up is more accurate, further left is smaller. Filled marks were measured without looking at "
+        "the test pictures before the end; hollow ones had their best state picked on those very pictures, so their "
+        "figures are too good by an unknown amount. Bars are standard deviations over seeds. Others' figures are as "
+        "they published them; nothing here was measured again."
+        + (" Grey: what the assignment asks for." if assignment else ""),
+        alt="Scatter plot: "
+        + "; ".join(f"{p.name} {p.parameters:,} parameters, {100 * p.accuracy:.2f} %" for p in ordered),
+        png=to_png(_drawn(points, dataset, assignment=assignment)),
+        data={
+            "dataset": dataset,
+            "points": [
+                {
+                    "name": p.name,
+                    "parameters": p.parameters,
+                    "accuracy": p.accuracy,
+                    "deviation": p.deviation,
+                    "runs": p.runs,
+                    "selected_on_test": p.selected_on_test,
+                    "whose": p.whose,
+                    "source": p.source,
+                }
+                for p in ordered
+            ],
+        },
+        columns=["network", "parameters", "test accuracy", "runs", "picked on the test set", "source"],
+        rows=[
+            [
+                p.name,
+                f"{p.parameters:,}",
+                f"{100 * p.accuracy:.2f}" + (f" ± {100 * p.deviation:.2f}" if p.deviation is not None else "") + " %",
+                "not said" if p.runs is None else p.runs,
+                "yes" if p.selected_on_test else "no",
+                p.source,
+            ]
+            for p in ordered
+        ],
+    )
+
+
+def _drawn(points: Sequence[Point], dataset: str, *, assignment: bool) -> Figure:
     from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
     figure = new_figure(height=5.2)
@@ -127,47 +172,7 @@ def accuracy_against_parameters(points: Sequence[Point], dataset: str, *, assign
     _legend(axes, points)
     figure.draw_without_rendering()  # settles the layout, which the labels need
     _label(axes, points, assignment=assignment)
-    ordered = sorted(points, key=lambda p: p.parameters)
-    return Exhibit(
-        name="accuracy_parameters",
-        title="Accuracy against parameters",
-        caption="Further up is more accurate, further left is smaller. Filled marks were measured without looking at "
-        "the test pictures before the end; hollow ones had their best state picked on those very pictures, so their "
-        "figures are too good by an unknown amount. Bars are standard deviations over seeds. Others' figures are as "
-        "they published "
-        "them; nothing here was measured again." + (" Grey: what the assignment asks for." if assignment else ""),
-        alt="Scatter plot: "
-        + "; ".join(f"{p.name} {p.parameters:,} parameters, {100 * p.accuracy:.2f} %" for p in ordered),
-        png=to_png(figure),
-        data={
-            "dataset": dataset,
-            "points": [
-                {
-                    "name": p.name,
-                    "parameters": p.parameters,
-                    "accuracy": p.accuracy,
-                    "deviation": p.deviation,
-                    "runs": p.runs,
-                    "selected_on_test": p.selected_on_test,
-                    "whose": p.whose,
-                    "source": p.source,
-                }
-                for p in ordered
-            ],
-        },
-        columns=["network", "parameters", "test accuracy", "runs", "picked on the test set", "source"],
-        rows=[
-            [
-                p.name,
-                f"{p.parameters:,}",
-                f"{100 * p.accuracy:.2f}" + (f" ± {100 * p.deviation:.2f}" if p.deviation is not None else "") + " %",
-                "not said" if p.runs is None else p.runs,
-                "yes" if p.selected_on_test else "no",
-                p.source,
-            ]
-            for p in ordered
-        ],
-    )
+    return figure
 
 
 _TICKS = [round(n * 10**power) for power in range(2, 9) for n in (1, 1.5, 2, 3, 5, 7)]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from featherweight.explain.saliency import CAM, PIXELS, heat, scales, split, where_strongest
 from featherweight.explain.style import WIDTH, Exhibit, new_figure, percent, plain, rounded, show_picture, to_png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def photo_attribution(
@@ -28,6 +31,44 @@ def photo_attribution(
     confidence), the likeliest first; cams, pixels: [K, S, S]; layer: Grad-CAM's; completeness_error: as for
     `saliency.overlays`.
     """
+    strongest = [(name, where_strongest(cam)) for (name, _), cam in zip(top, cams, strict=True)]
+    first, confidence = top[0]
+    return Exhibit(
+        name="photo_attribution",
+        title="What speaks for a photograph's likeliest classes",
+        caption=f"Left, the photograph and the {picture.shape[1]}x{picture.shape[0]} pixels that the network gets of "
+        f"it. Beside them, for each of its {len(top)} likeliest classes, above {CAM} (Selvaraju et al. 2017) at the "
+        f"layer {layer}, as coarse as that layer's map; below {PIXELS} (Sundararajan et al. 2017), pixel by pixel, "
+        "each gathered with its neighbours (5x5): orange speaks for the class, purple against it (largest gap in "
+        f"their sum: {percent(completeness_error, 2)} of the score). Each map is scaled by itself.",
+        alt=f"A photograph named {first} with {percent(confidence)}, and for its likeliest classes, "
+        f"{', '.join(f'{name} ({percent(share)})' for name, share in top)}, overlays of {CAM} and {PIXELS}. Strongest "
+        f"{CAM} part: {'; '.join(f'{name}: {where}' for name, where in strongest)}.",
+        png=to_png(_drawn(photo, picture, top, cams, pixels), crop=True),
+        data={
+            "layer": layer,
+            "completeness_error": completeness_error,
+            "top": [{"class": name, "confidence": share} for name, share in top],
+            "maps": [
+                {"method": CAM, "values": rounded(cams.cpu(), 3)},
+                {"method": PIXELS, "values": rounded(pixels.cpu(), 3)},
+            ],
+        },
+        columns=["class", "confidence", f"{CAM}, strongest part", f"{PIXELS}, strongest part"],
+        rows=[
+            [name, percent(share), where_strongest(cam), where_strongest(values)]
+            for (name, share), cam, values in zip(top, cams, pixels, strict=True)
+        ],
+    )
+
+
+def _drawn(
+    photo: np.ndarray,
+    picture: np.ndarray,
+    top: Sequence[tuple[str, float]],
+    cams: torch.Tensor,
+    pixels: torch.Tensor,
+) -> Figure:
     columns = 1 + len(top)
     above = 0.75 + 2 * (WIDTH / columns + 0.05)
     figure = new_figure(WIDTH, above + 0.6, grid_of_pictures=True)
@@ -45,32 +86,4 @@ def photo_attribution(
     grid[0, 1].set_ylabel(CAM, fontsize=9)
     grid[1, 1].set_ylabel(PIXELS, fontsize=9)
     scales(lower)
-    strongest = [(name, where_strongest(cam)) for (name, _), cam in zip(top, cams, strict=True)]
-    first, confidence = top[0]
-    return Exhibit(
-        name="photo_attribution",
-        title="What speaks for a photograph's likeliest classes",
-        caption=f"Left, the photograph and the {picture.shape[1]}x{picture.shape[0]} pixels that the network gets of "
-        f"it. Beside them, for each of its {len(top)} likeliest classes, above {CAM} (Selvaraju et al. 2017) at the "
-        f"layer {layer}, as coarse as that layer's map; below {PIXELS} (Sundararajan et al. 2017), pixel by pixel, "
-        "each gathered with its neighbours (5x5): orange speaks for the class, purple against it (largest gap in "
-        f"their sum: {percent(completeness_error, 2)} of the score). Each map is scaled by itself.",
-        alt=f"A photograph named {first} with {percent(confidence)}, and for its likeliest classes, "
-        f"{', '.join(f'{name} ({percent(share)})' for name, share in top)}, overlays of {CAM} and {PIXELS}. Strongest "
-        f"{CAM} part: {'; '.join(f'{name}: {where}' for name, where in strongest)}.",
-        png=to_png(figure, crop=True),
-        data={
-            "layer": layer,
-            "completeness_error": completeness_error,
-            "top": [{"class": name, "confidence": share} for name, share in top],
-            "maps": [
-                {"method": CAM, "values": rounded(cams.cpu(), 3)},
-                {"method": PIXELS, "values": rounded(pixels.cpu(), 3)},
-            ],
-        },
-        columns=["class", "confidence", f"{CAM}, strongest part", f"{PIXELS}, strongest part"],
-        rows=[
-            [name, percent(share), where_strongest(cam), where_strongest(values)]
-            for (name, share), cam, values in zip(top, cams, pixels, strict=True)
-        ],
-    )
+    return figure

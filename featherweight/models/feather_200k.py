@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from featherweight.models.layers import GlobalAveragePool, Residual, conv_norm_relu, separable
+from featherweight.models.layers import GlobalAveragePool, Residual, conv_norm_relu, residual_pair, separable
 
 
 class Feather200k(nn.Module):
@@ -25,13 +25,9 @@ class Feather200k(nn.Module):
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
-        self.c1 = nn.Sequential(conv_norm_relu(3, 32), Residual(conv_norm_relu(32, 32), conv_norm_relu(32, 32)))
-        self.c2 = nn.Sequential(
-            conv_norm_relu(32, 48, stride=2), Residual(conv_norm_relu(48, 48), conv_norm_relu(48, 48))
-        )
-        self.c3 = nn.Sequential(
-            conv_norm_relu(48, 64, stride=2), Residual(conv_norm_relu(64, 64), conv_norm_relu(64, 64, dilation=2))
-        )
+        self.c1 = nn.Sequential(conv_norm_relu(3, 32), residual_pair(32))
+        self.c2 = nn.Sequential(conv_norm_relu(32, 48, stride=2), residual_pair(48))
+        self.c3 = nn.Sequential(conv_norm_relu(48, 64, stride=2), residual_pair(64, dilation=2))
         self.c4 = nn.Sequential(separable(64, 96, stride=2), Residual(separable(96, 96)))
         self.output = nn.Sequential(GlobalAveragePool(), nn.Linear(96, classes))
 

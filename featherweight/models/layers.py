@@ -43,6 +43,11 @@ def separable(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) 
     )
 
 
+def residual_pair(channels: int, *, dilation: int = 1) -> Residual:
+    """x + two 3x3 convolutions, the second of `dilation`; each with batch norm and ReLU."""
+    return Residual(conv_norm_relu(channels, channels), conv_norm_relu(channels, channels, dilation=dilation))
+
+
 def initialise(network: nn.Module) -> None:
     """Kaiming-normal convolutions (He et al. 2015, arXiv:1502.01852, fan-out, ReLU); norms start at 1 and 0."""
     for layer in network.modules():

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from featherweight.models.layers import GlobalAveragePool, Residual, conv_norm_relu
+from featherweight.models.layers import GlobalAveragePool, conv_norm_relu, residual_pair
 
 
 class Teacher(nn.Module):
@@ -24,14 +24,10 @@ class Teacher(nn.Module):
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
-        self.c1 = nn.Sequential(conv_norm_relu(3, 64), _pair(64), _pair(64))
-        self.c2 = nn.Sequential(conv_norm_relu(64, 128, stride=2), _pair(128), _pair(128))
-        self.c3 = nn.Sequential(conv_norm_relu(128, 256, stride=2), _pair(256), _pair(256))
+        self.c1 = nn.Sequential(conv_norm_relu(3, 64), residual_pair(64), residual_pair(64))
+        self.c2 = nn.Sequential(conv_norm_relu(64, 128, stride=2), residual_pair(128), residual_pair(128))
+        self.c3 = nn.Sequential(conv_norm_relu(128, 256, stride=2), residual_pair(256), residual_pair(256))
         self.output = nn.Sequential(GlobalAveragePool(), nn.Linear(256, classes))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.output(self.c3(self.c2(self.c1(x))))
-
-
-def _pair(channels: int) -> Residual:
-    return Residual(conv_norm_relu(channels, channels), conv_norm_relu(channels, channels))

@@ -19,6 +19,7 @@ import stat
 import sys
 import threading
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -303,15 +304,15 @@ class Prediction:
         return cls(*ranked[0], ranked)
 
 
-class PictureClassifier:
+class PictureClassifier(ABC):
     """What every form of a network does with pictures, once it has `classes`, `side` and `probabilities`."""
 
     classes: tuple[str, ...]
     side: int  # S
 
+    @abstractmethod
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S, 3] → float32 [N, C]; each row sums to 1."""
-        raise NotImplementedError
 
     def predict(self, pictures: Any, top: int = 3) -> Any:
         """The `Prediction` of one picture, or the list of those of a list of pictures, with the `top` best classes.

@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from featherweight import models, weights
+from featherweight import weights
 from featherweight.cli import main
-from featherweight.datasets import CLASSES, STATISTICS, PictureSet, load_test
+from featherweight.datasets import PictureSet, load_test
 from featherweight.evaluation import evaluate
 from featherweight.evaluation.shifts import SHIFTS, contrast, evaluate_shifted, gaussian_blur, gaussian_noise, jpeg
-from featherweight.weights import Card
 
 FUNCTIONS = (gaussian_blur, gaussian_noise, jpeg, contrast)
 
@@ -196,23 +195,9 @@ def test_a_network_is_measured_on_the_shifted_pictures() -> None:
 # ------------------------------------------------------------------------------------------------------ the command
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    place = tmp_path_factory.mktemp("shifted") / "run"
-    statistics = STATISTICS["digits"]
-    card = Card(
-        name="little",
-        model="feather_quick",
-        classes=CLASSES["digits"],
-        mean=statistics.mean,
-        std=statistics.std,
-        input_size=32,
-        dataset="digits",
-        recipe="little",
-    )
-    weights.save(place / "model.safetensors", models.build("feather_quick", classes=10), card)
-    return place
+@pytest.fixture
+def folder(untrained_digits: Path) -> Path:
+    return untrained_digits
 
 
 def test_the_command_writes_what_it_measured(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

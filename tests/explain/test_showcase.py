@@ -14,35 +14,19 @@ import pytest
 import torch
 from PIL import Image
 
-from featherweight import models, weights
+from featherweight import weights
 from featherweight.cli import main
-from featherweight.datasets import CLASSES, STATISTICS
 from featherweight.explain import figure_list, gallery, showcase
 from featherweight.explain.photo import photo_attribution
 from featherweight.records import Record
 from featherweight.utils import UserError, sha256_bytes
-from featherweight.weights import Card
 
 ON_DIGITS = ["confusion_matrix", "calibration", "photo_attribution", "receptive_field"]  # no other run to compare with
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    statistics = STATISTICS["digits"]
-    card = Card(
-        name="little",
-        model="feather_quick",
-        classes=CLASSES["digits"],
-        mean=statistics.mean,
-        std=statistics.std,
-        input_size=32,
-        dataset="digits",
-        recipe="little",
-    )
-    return weights.save(
-        tmp_path_factory.mktemp("net") / "little.safetensors", models.build("feather_quick", classes=10), card
-    )
+def network(untrained_digits: Path) -> Path:
+    return untrained_digits / "model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +52,7 @@ def test_the_command_draws_lists_and_fills_in(folder: Path, network: Path) -> No
     assert [entry["file"] for entry in found["figures"]] == [f"{name}.png" for name in ON_DIGITS]
     assert {path.name for path in figures.iterdir()} == {"figures.json", *(f"{name}.png" for name in ON_DIGITS)}
     assert found["weights_sha256"] == weights.read_card(network.with_suffix(".json")).weights_sha256
-    assert found["command"] == "featherweight report --figures --network little.safetensors --photo photo.png"
+    assert found["command"] == "featherweight report --figures --network model.safetensors --photo photo.png"
     for entry in found["figures"]:
         content = (figures / entry["file"]).read_bytes()
         assert sha256_bytes(content) == entry["sha256"]

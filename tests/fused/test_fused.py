@@ -113,6 +113,20 @@ def test_what_is_not_a_number_stays_so(first: bool, after: bool) -> None:
     assert y[:, 4].isfinite().all()
 
 
+def same_convolution(ours: nn.Module, layer: nn.Conv2d, side: int, *, values: float, kernel: float) -> None:
+    """`ours`, made of `layer`, against `layer` in double precision: maps and both gradients within those tolerances."""
+    exact = copy.deepcopy(layer).double()
+    one = maps(3, layer.in_channels, side, side + 2).requires_grad_()
+    two = one.detach().double().requires_grad_()
+    y, right = ours(one), exact(two)
+    slope = maps(*y.shape, seed=1)
+    y.backward(slope)
+    right.backward(slope.double())
+    close(y, right, values)
+    close(one.grad, two.grad, values)  # type: ignore[arg-type]
+    close(layer.weight.grad, exact.weight.grad, kernel)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("inputs", "outputs"), [(16, 48), (64, 32), (32, 16)])
 @pytest.mark.parametrize("dilation", [1, 2, 3])
 def test_minimal_filtering_is_the_convolution(inputs: int, outputs: int, dilation: int) -> None:
@@ -121,16 +135,7 @@ def test_minimal_filtering_is_the_convolution(inputs: int, outputs: int, dilatio
         if side + 2 * padding - 2 * dilation < 1:
             continue
         layer = nn.Conv2d(inputs, outputs, 3, padding=padding, dilation=dilation, bias=False)
-        exact = copy.deepcopy(layer).double()
-        one = maps(3, inputs, side, side + 2).requires_grad_()
-        two = one.detach().double().requires_grad_()
-        y, right = WinogradConv(layer)(one), exact(two)
-        slope = maps(*y.shape, seed=1)
-        y.backward(slope)
-        right.backward(slope.double())
-        close(y, right, 3e-5)
-        close(one.grad, two.grad, 3e-5)  # type: ignore[arg-type]
-        close(layer.weight.grad, exact.weight.grad, 1e-4)  # type: ignore[arg-type]
+        same_convolution(WinogradConv(layer), layer, side, values=3e-5, kernel=1e-4)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
@@ -144,16 +149,7 @@ def test_depthwise_is_the_convolution(kernel: int, multiplier: int, stride: int,
         if side + 2 * padding <= reach:
             continue
         layer = nn.Conv2d(32, 32 * multiplier, kernel, stride, padding, dilation, groups=32, bias=False)
-        exact = copy.deepcopy(layer).double()
-        one = maps(3, 32, side, side + 2).requires_grad_()
-        two = one.detach().double().requires_grad_()
-        y, right = DepthwiseConv(layer)(one), exact(two)
-        slope = maps(*y.shape, seed=1)
-        y.backward(slope)
-        right.backward(slope.double())
-        close(y, right, 2e-6)
-        close(one.grad, two.grad, 2e-6)  # type: ignore[arg-type]
-        close(layer.weight.grad, exact.weight.grad, 2e-6)  # type: ignore[arg-type]
+        same_convolution(DepthwiseConv(layer), layer, side, values=2e-6, kernel=2e-6)
 
 
 def test_only_depthwise_layers_that_fit_are_taken() -> None:

@@ -213,7 +213,7 @@ def test_models_lists_every_network(capsys: pytest.CaptureFixture[str]) -> None:
     from featherweight import models
 
     assert main(["models", "--json"]) == 0
-    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["models"]}
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert list(listed) == models.names()
     assert listed["dilated_160k"]["receptive_field"] == 101
     assert listed["dilated_160k"]["rules_failed"] == ["blocks", "global_pooling"]

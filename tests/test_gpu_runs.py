@@ -1,0 +1,84 @@
+"""tools/gpu_runs.py: so many runs at a time, none after the deadline, and what can be published in one archive."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from featherweight import config
+
+PROGRAM = Path(__file__).resolve().parent.parent / "tools" / "gpu_runs.py"
+SLEEP = "import sys, time; time.sleep(float(sys.argv[1])); sys.exit(int(sys.argv[2]))"
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_runs", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.chdir(tmp_path)
+    return module
+
+
+def test_it_trains_recipes_that_there_are(plan: ModuleType) -> None:
+    assert {recipe for recipe, _ in [*plan.FIRST, *plan.PLAN]} <= set(config.recipe_names())
+    assert len({*plan.FIRST, *plan.PLAN}) == len(plan.FIRST) + len(plan.PLAN)
+
+
+def test_so_many_at_a_time_and_finished_ones_not_again(plan: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    running: list[subprocess.Popen] = []
+    most = []
+
+    def start(recipe: str, seed: int, device: str) -> subprocess.Popen:
+        running.append(subprocess.Popen([sys.executable, "-c", SLEEP, "0.3", "0"]))
+        most.append(sum(process.poll() is None for process in running))
+        return running[-1]
+
+    monkeypatch.setattr(plan, "start", start)
+    done = plan.folder("a", 0)
+    done.mkdir(parents=True)
+    (done / "result.json").write_text("{}")
+    assert plan.all_of([("a", seed) for seed in range(5)], 2, "cpu", time.monotonic() + 60)
+    assert len(running) == 4
+    assert max(most) == 2
+
+
+@pytest.mark.parametrize(("seconds", "code"), [(60, 0), (0, 3)])
+def test_a_run_past_the_deadline_or_one_that_fails_is_told(
+    plan: ModuleType, monkeypatch: pytest.MonkeyPatch, seconds: int, code: int
+) -> None:
+    process = subprocess.Popen([sys.executable, "-c", SLEEP, str(seconds), str(code)])
+    monkeypatch.setattr(plan, "start", lambda *_: process)
+    begun = time.monotonic()
+    assert not plan.all_of([("a", 0)], 1, "cpu", begun + (1 if seconds else 30))
+    assert process.poll() is not None
+    assert time.monotonic() - begun < 30
+
+
+def test_the_archive_holds_what_can_be_published(plan: ModuleType, tmp_path: Path) -> None:
+    for name, size in (("little", 10), ("large", 1_000_000)):
+        run = tmp_path / "runs" / f"{name}-seed0"
+        run.mkdir(parents=True)
+        (run / "result.json").write_text("{}")
+        (run / "model.safetensors").write_bytes(bytes(size))
+        (run / "checkpoint.safetensors").write_bytes(b"x")
+    (tmp_path / "runs" / "unfinished-seed0").mkdir()
+    (tmp_path / "runs" / "unfinished-seed0" / "metrics.jsonl").write_text("")
+    (tmp_path / "runs" / "unfinished-seed0.log").write_text("epoch 1")
+    plan.pack(tmp_path / "records.tar")
+    with tarfile.open(tmp_path / "records.tar") as archive:
+        assert sorted(archive.getnames()) == [
+            "runs/large-seed0/result.json",
+            "runs/little-seed0/model.safetensors",
+            "runs/little-seed0/result.json",
+            "runs/unfinished-seed0.log",
+        ]
