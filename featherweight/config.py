@@ -237,7 +237,12 @@ def resolve(recipe: str | None, overrides: dict[str, Any]) -> TrainConfig:
 
 
 def override(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfig:
-    """`config` with `section.key` → value pairs put over it, its recipe's name telling the changes."""
+    """`config` with `section.key` → value pairs put over it, its recipe's name telling the changes.
+
+    Pictures flip by chance, with the probability the recipe names, in an engine that cannot alternate its flips.
+    """
+    if overrides.get("augment.engine", "batched") != "batched" and config.augment.alternate_flip:
+        overrides = {"augment.alternate_flip": False, **overrides}
     nested: dict[str, Any] = {}
     for key, value in overrides.items():
         section, _, name = key.rpartition(".")

@@ -95,3 +95,17 @@ def test_every_number_has_its_range() -> None:
         return found
 
     assert numbers(TrainConfig()) == set(config.RANGES)
+
+
+def test_another_engine_flips_by_chance_where_the_recipe_alternates() -> None:
+    assert config.resolve("feather_quick", {}).augment.alternate_flip
+    for engine in ("albumentations", "none"):
+        changed = config.resolve("feather_quick", {"augment.engine": engine})
+        assert (changed.augment.engine, changed.augment.flip_p) == (engine, 0.5)
+        assert not changed.augment.alternate_flip
+        assert changed.recipe == f"feather_quick+augment.alternate_flip=False+augment.engine={engine}"
+    same = config.resolve("feather_quick", {"augment.engine": "batched"})
+    assert same.augment.alternate_flip
+    assert same.recipe == "feather_quick"
+    insisted = config.resolve("feather_quick", {"augment.engine": "none", "augment.alternate_flip": "true"})
+    assert insisted.augment.alternate_flip  # and is refused where the pictures are made

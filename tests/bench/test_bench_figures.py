@@ -9,6 +9,7 @@ import bench_outputs as outputs
 import pytest
 
 from featherweight import config
+from featherweight.augment.specification import validate
 from featherweight.bench import predict, speed, table, time_to
 from featherweight.bench.speed import forms, summarise, turn_size
 from featherweight.bench.time_to import summarise as summarise_runs
@@ -74,6 +75,7 @@ def test_every_form_is_a_change_the_configuration_takes() -> None:
         changed = config.resolve("feather_quick", changes)
         for key, value in changes.items():
             assert config.get(changed, key) == value, name
+        validate(changed.augment, 32, 32)
 
 
 def test_a_target_is_met_by_the_mean_and_each_run_is_told() -> None:
