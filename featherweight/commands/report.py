@@ -157,7 +157,7 @@ def draw_figures(args: argparse.Namespace, groups: Sequence[Group]) -> None:
 
         drawn = showcase.draw(
             network,
-            lambda side: _read(photo, side),
+            lambda side, keep_shape: _read(photo, side, keep_shape),
             groups,
             data_dir=args.data_dir,
             device=pick_device(args.device or "auto"),
@@ -167,11 +167,11 @@ def draw_figures(args: argparse.Namespace, groups: Sequence[Group]) -> None:
     figure_list.write(args.readme.parent / FIGURES, drawn, about)
 
 
-def _read(photo: Path, side: int) -> np.ndarray:
+def _read(photo: Path, side: int, keep_shape: bool) -> np.ndarray:
     from featherweight.ship.predictor import PictureError, read_picture
 
     try:
-        return read_picture(photo, side)
+        return read_picture(photo, side, keep_shape=keep_shape)
     except PictureError as error:
         raise UserError(f"{photo} {error}") from error
 

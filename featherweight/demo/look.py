@@ -1,6 +1,6 @@
 """One picture through one network: its classes, and which part of it speaks for the first of them.
 
-Letters of the shapes: S the side of the network's input, D the side of what is shown, both in pixels.
+Letters of the shapes: S the side of the network's input, H and W the height and width of what is shown, in pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from featherweight.ship.classifier import Classifier
 from featherweight.ship.predictor import Prediction, read_picture
 from featherweight.utils import UserError
 
-SHOWN = 320  # D: two side by side fill a column of the page
+SHOWN = 320  # the longer of H and W: two side by side fill a column of the page
 TOP = 5  # classes with a bar of their own
 STRENGTH = 0.55  # of the colours over the picture, as in the figures of `featherweight explain`
 
@@ -36,12 +36,12 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What a network made of a picture. All pictures are uint8 [side, side, 3]."""
+    """What a network made of a picture. Pictures are uint8."""
 
     top: tuple[tuple[str, float], ...]  # the best classes with their probabilities, best first
     others: int  # how many classes are not in `top`
-    given: np.ndarray  # side S: exactly what the network got
-    overlay: np.ndarray | None  # side D: the picture in grey under the Grad-CAM map of the first class
+    given: np.ndarray  # [S, S, 3]: exactly what the network got
+    overlay: np.ndarray | None  # [H, W, 3]: the picture in grey under the Grad-CAM map of the first class
     strongest: str  # where that map is strongest, in words; without a map, why there is none
 
 
@@ -60,7 +60,7 @@ class Looker:
     def look(self, picture: Path | str | bytes) -> Seen:
         """Classes and overlay. Raises PictureError for what is no picture, UserError for broken weights."""
         given = read_picture(picture, self.classifier.side)
-        shown = read_picture(picture, SHOWN)
+        shown = read_picture(picture, SHOWN, keep_shape=True)
         with self._one_at_a_time:
             shares = self.classifier.probabilities(given[None])[0]
             try:
@@ -83,7 +83,7 @@ class Looker:
 
 
 def lay_over(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """`heat`, float [S, S] from 0 up, in colours over `picture`, uint8 [D, D, 3], in grey → uint8 [D, D, 3].
+    """`heat`, float [S, S] from 0 up, in colours over `picture`, uint8 [H, W, 3], in grey → uint8 [H, W, 3].
 
     The map is scaled to its own largest value; one of zeros alone is all of the lowest colour.
     """

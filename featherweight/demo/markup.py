@@ -63,8 +63,8 @@ def result(looker: Looker, seen: Seen) -> str:
     side = looker.classifier.side
     given = _figure(
         _data(seen.given),
-        f"The middle of the picture in {side} x {side} pixels",
-        f"Given: its middle square, in {side}\u00a0x\u00a0{side} pixels. The network sees no more than this.",
+        f"The picture in {side} x {side} pixels",
+        f"Given: the picture in {side}\u00a0x\u00a0{side} pixels. The network sees no more than this.",
         "fw-given",
     )
     return (
@@ -146,8 +146,9 @@ STYLE = """
 .fw-share { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .fw-pictures { display: grid; grid-template-columns: 1fr 1fr; gap: 14px; align-items: start; }
 .fw-pictures figure { margin: 0; min-width: 0; }
-.fw-pictures img { display: block; width: 100%; aspect-ratio: 1; margin: 0; border-radius: 6px; }
-.fw-given img { image-rendering: pixelated; }
+.fw-pictures img { display: block; width: 100%; margin: 0; border-radius: 6px; }
+.fw-given img { aspect-ratio: 1; image-rendering: pixelated; }
+.fw-overlay img { aspect-ratio: auto; max-height: 480px; object-fit: contain; }
 .fw-pictures figcaption { margin-top: 6px; font-size: 0.82rem; line-height: 1.4; overflow-wrap: anywhere;
   color: var(--body-text-color-subdued); }
 .fw-scale { display: grid; grid-template-columns: auto 1fr auto; gap: 6px; align-items: center; margin-top: 4px; }

@@ -24,7 +24,7 @@ WAITING = 16  # pictures that may wait for their turn
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
-# What every browser draws by itself, by how the file begins; the rest is shown as the network's middle square.
+# What every browser draws by itself, by how the file begins; the rest is shown as read, made smaller.
 _SHOWN_AS_IT_IS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM")
 
 
@@ -167,7 +167,7 @@ def _events(
         sound, said = judge(*sent, number)
         if not sound:
             return None, None, said  # the field is emptied: a broken picture would stay in it
-        return sent[0] if _browsers_show(sent[0]) else read_picture(sent[0], SHOWN), sent, said
+        return sent[0] if _browsers_show(sent[0]) else read_picture(sent[0], SHOWN, keep_shape=True), sent, said
 
     def example(index: int, number: int) -> tuple[str, tuple[str, str], str]:
         sent = (examples[index], Path(examples[index]).name)

@@ -56,7 +56,7 @@ class Showcase:
 
 def draw(
     network: str,
-    read_photo: Callable[[int], np.ndarray],
+    read_photo: Callable[[int, bool], np.ndarray],
     groups: Sequence[Group],
     *,
     data_dir: Path | None = None,
@@ -65,13 +65,14 @@ def draw(
 ) -> Showcase:
     """The figures of the weights `network` (a name or path) on all test pictures.
 
-    read_photo: side in pixels → a photograph that is not of the data set, uint8 [side, side, 3]; groups: the published
-    runs; say: told what is being done. Raises UserError where weights or pictures cannot be read.
+    read_photo: side in pixels, and whether to keep the shape → a photograph that is not of the data set, uint8, as
+    `predictor.read_picture`; groups: the published runs; say: told what is being done. Raises UserError where weights
+    or pictures cannot be read.
     """
     path = weights.resolve(network)
     built, card = weights.load(path)
     layer = find_layer(built, None, (1, 3, card.input_size, card.input_size))
-    small, large = read_photo(card.input_size), read_photo(PHOTO_SIDE)
+    small, large = read_photo(card.input_size, False), read_photo(PHOTO_SIDE, True)
     pictures = datasets.load_test(card.dataset, data_dir)
     if pictures.classes != card.classes:
         raise UserError(f"{path}: its classes are not those of the data set {card.dataset}; restore its card")

@@ -104,9 +104,9 @@ In torch the network takes `(pixels / 255 - mean) / std`, shape [N, 3, {side}, {
 
 ## Limits
 
-Every picture is given one of the {len(card.classes)} classes, also a picture of something else. Pictures are cropped
-to their middle square and brought to {side} x {side} pixels: what is small or at the edge is lost. Photographs unlike
-those of the data set are recognised less often than the accuracy above says, and the confidence does not show it.
+Every picture is given one of the {len(card.classes)} classes, also a picture of something else. Pictures are
+squeezed into {side} x {side} pixels: what is small is lost. Photographs unlike those of the data set are recognised
+less often than the accuracy above says, and the confidence does not show it.
 """
     return _header(card, bool(forms)) + shown
 

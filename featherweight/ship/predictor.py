@@ -29,12 +29,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 HOW_READ = (
-    "A picture is turned as its EXIF says and cropped to its middle square; that is laid on white where it is "
-    "transparent, brought to 8-bit RGB (16-bit grey divided by 257; float grey and wider whole numbers stretched from "
-    "darkest to brightest; colour profiles are not applied) and scaled to the network's input with antialiasing "
-    "(bicubic). One that is already of that size goes in unchanged. A JPEG file over 16 times larger is first decoded "
-    "at a reduced scale, still over 8 times larger. Of an animation or many pages, the first picture counts. Over 100 "
-    "million pixels or 256 MiB are refused."
+    "A picture is turned as its EXIF says, laid on white where it is transparent, brought to 8-bit RGB (16-bit grey "
+    "divided by 257; float grey and wider whole numbers stretched from darkest to brightest; colour profiles are not "
+    "applied) and the whole of it scaled to the network's square input with antialiasing (bicubic): nothing is cut "
+    "off, and what is longer than wide is squeezed. One that is already of that size goes in unchanged. A JPEG file "
+    "over 16 times larger is first decoded at a reduced scale, still over 8 times larger. Of an animation or many "
+    "pages, the first picture counts. Over 100 million pixels or 256 MiB are refused."
 )
 
 BATCH = 256  # pictures at a time
@@ -74,9 +74,12 @@ class ModelError(Exception):
     """What is wrong with an exported network, in one line."""
 
 
-def read_picture(source: Path | str | bytes | Image.Image | np.ndarray, side: int) -> np.ndarray:
+def read_picture(
+    source: Path | str | bytes | Image.Image | np.ndarray, side: int, *, keep_shape: bool = False
+) -> np.ndarray:
     """The picture as uint8 [side, side, 3], red, green, blue, made as `HOW_READ` says.
 
+    keep_shape: for people to look at, unsqueezed: [H, W, 3], the longer of H and W being `side`.
     source: a path, a file's content, a Pillow image (always at its full scale), or pixels, uint8 [H, W, 3] or [H, W].
     Raises PictureError for whatever cannot be read.
     """
@@ -88,7 +91,7 @@ def read_picture(source: Path | str | bytes | Image.Image | np.ndarray, side: in
                     image.draft(None, (JPEG_HEADROOM * side, JPEG_HEADROOM * side))  # JPEG alone obeys
                 with _hushed() if image.format == "TIFF" else contextlib.nullcontext():
                     _load(image)
-                return _square(_upright(image), side)
+                return _scaled(_upright(image), side, keep_shape)
         except PictureError:
             raise
         except Image.DecompressionBombError as error:
@@ -188,15 +191,10 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _square(image: Image.Image, side: int) -> np.ndarray:
-    """The middle square of `image`, scaled: uint8 [side, side, 3].
-
-    Cropped first, so that a 1 x 100,000 strip is never scaled as a whole.
-    """
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    image = image.crop((left, top, left + short, top + short)) if image.size != (short, short) else image
-    return np.array(_rgb(image).resize((side, side), Image.Resampling.BICUBIC))
+def _scaled(image: Image.Image, side: int, keep_shape: bool) -> np.ndarray:
+    longer = max(image.size)
+    width, height = (max(1, round(side * extent / longer)) if keep_shape else side for extent in image.size)
+    return np.array(_rgb(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -78,7 +78,7 @@ def test_the_field_is_drawn_on_the_photograph(network: Path, monkeypatch: pytest
         gallery, "receptive_field_figure", lambda picture, *rest: drawn.append(picture) or original(picture, *rest)
     )
     photo = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    showcase.draw(str(network), lambda side: np.resize(photo, (side, side, 3)), [])
+    showcase.draw(str(network), lambda side, _: np.resize(photo, (side, side, 3)), [])
     (picture,) = drawn
     margin = (len(picture) - 32) // 2
     assert margin > 0
@@ -96,7 +96,7 @@ def test_the_photographs_likeliest_classes_are_the_networks_own(network: Path, m
     )
     small = np.random.default_rng(2).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     large = np.zeros((256, 256, 3), np.uint8)
-    showcase.draw(str(network), lambda side: {32: small, 256: large}[side], [])
+    showcase.draw(str(network), lambda side, _: {32: small, 256: large}[side], [])
     photo, picture, top, cams, pixels = asked["parts"]
     assert photo is large
     assert picture is small
@@ -213,4 +213,4 @@ def test_a_photograph_that_is_none_is_one_line(
 
 def test_a_bad_name_raises_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no weights"):
-        showcase.draw(str(tmp_path / "nothing.safetensors"), lambda side: np.zeros((side, side, 3), np.uint8), [])
+        showcase.draw(str(tmp_path / "nothing.safetensors"), lambda side, _: np.zeros((side, side, 3), np.uint8), [])

@@ -37,23 +37,39 @@ def test_a_picture_of_the_right_size_goes_in_unchanged(kind: str) -> None:
     np.testing.assert_array_equal(read_picture(content, 32), np.asarray(image))
 
 
-@pytest.mark.parametrize(("width", "height"), [(64, 64), (451, 300), (300, 451), (33, 900), (20, 17), (1, 1)])
-def test_scaling_is_antialiased_bicubic_of_the_middle_square(width: int, height: int) -> None:
-    """Oracle: torch's own antialiased bicubic interpolation, of the square cut out by hand."""
+SIZES = [(64, 64), (451, 300), (300, 451), (33, 900), (20, 17), (1, 1)]
+
+
+def scaled(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Oracle: torch's own antialiased bicubic interpolation."""
+    whole = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+    found = torch.nn.functional.interpolate(whole, (height, width), mode="bicubic", antialias=True)
+    return found[0].permute(1, 2, 0).numpy().astype(int)
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_scaling_is_antialiased_bicubic_of_the_whole_picture(width: int, height: int) -> None:
     pixels = np.asarray(gradient(width, height))
-    short = min(width, height)
-    top, left = (height - short) // 2, (width - short) // 2
-    square = torch.from_numpy(pixels[top : top + short, left : left + short].copy()).permute(2, 0, 1)[None]
-    expected = torch.nn.functional.interpolate(square, (32, 32), mode="bicubic", antialias=True)[0].permute(1, 2, 0)
-    assert np.abs(read_picture(pixels, 32).astype(int) - expected.numpy()).max() <= 1
+    assert np.abs(read_picture(pixels, 32) - scaled(pixels, 32, 32)).max() <= 1
 
 
-def test_the_middle_is_what_counts() -> None:
-    pixels = np.zeros((32, 96, 3), np.uint8)
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_for_people_the_shape_is_kept(width: int, height: int) -> None:
+    pixels = np.asarray(gradient(width, height))
+    found = read_picture(pixels, 90, keep_shape=True)
+    shape = {(64, 64): (90, 90), (451, 300): (60, 90), (300, 451): (90, 60), (33, 900): (90, 3), (20, 17): (76, 90)}
+    assert found.shape == (*shape.get((width, height), (90, 90)), 3)
+    assert np.abs(found - scaled(pixels, *found.shape[:2])).max() <= 2  # it is rounded twice, enlarged or not
+
+
+def test_nothing_is_cut_off() -> None:
+    pixels = np.zeros((30, 96, 3), np.uint8)
     pixels[:, :32, 0] = pixels[:, 32:64, 1] = pixels[:, 64:, 2] = 255
-    np.testing.assert_array_equal(read_picture(pixels, 32), pixels[:, 32:64])
+    found = read_picture(pixels, 32)
+    assert (found[:, [0, 16, 31]] == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]).all()
     strip = Image.new("RGB", (1, 200_000), (9, 99, 199))
     assert (read_picture(strip, 32) == (9, 99, 199)).all()
+    assert read_picture(strip, 32, keep_shape=True).shape == (32, 1, 3)
 
 
 def test_alpha_is_laid_on_white() -> None:
