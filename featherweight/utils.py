@@ -56,6 +56,26 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
                 os.unlink(temporary)
 
 
+def require_place(path: Path | None) -> None:
+    """Raises UserError where `write_atomic` could not write `path`, so that it is told before long work, not after.
+
+    Folders that are not there yet are no hindrance: the nearest one that is, is tried. None: nothing is to be written.
+    """
+    if path is None:
+        return
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot write {path}: it is there and no plain file; choose another name")
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {folder}: {error.strerror or error}; free some space or choose another folder"
+        ) from error
+
+
 def write_together(contents: Mapping[Path, bytes]) -> None:
     """Write several files that belong together: all beside their places first, then rename each.
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from featherweight.records import Record, group_by_recipe, load_all
-from featherweight.utils import UserError, write_atomic
+from featherweight.utils import UserError, require_place, write_atomic
 
 # in the design's own order
 CONTRACT = [
@@ -252,4 +252,18 @@ def test_nothing_is_written_over_a_device_a_pipe_or_a_folder(tmp_path: Path) -> 
     for place in (Path("/dev/full"), tmp_path / "pipe", tmp_path / "folder"):
         with pytest.raises(UserError, match="no plain file"):
             write_atomic(place, b"a record")
+        with pytest.raises(UserError, match="no plain file"):
+            require_place(place)
     assert Path("/dev/full").is_char_device()
+
+
+def test_where_nothing_could_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    require_place(None)
+    (tmp_path / "file").write_text("kept")
+    require_place(tmp_path / "file")
+    require_place(tmp_path / "not" / "yet" / "there.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # trying leaves nothing behind
+    assert (tmp_path / "file").read_text() == "kept"
+    for place in (tmp_path / "file" / "x.json", Path("/proc/nothing/x.json")):
+        with pytest.raises(UserError, match=f"cannot write {place}: .*; free some space or choose another folder"):
+            require_place(place)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.terminal import note, print_json, print_table, whole_from
-from featherweight.utils import UserError, write_atomic
+from featherweight.utils import UserError, require_place, write_atomic
 
 EPILOG = (
     "Training speed (default): a plain loop (DataLoader with a worker process for each core, albumentations picture by "
@@ -84,10 +84,7 @@ def _fraction(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     kind = _kind(args)
     for path in (args.png, args.out):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise UserError(
-                f"there is no folder {path.resolve().parent}; make it, or choose another place for {path.name}"
-            )
+        require_place(path)
     bench = {"command": _command(args, kind), **_measure(args, kind)}
     if args.out is not None:
         write_atomic(args.out, json.dumps(bench, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featherweight.terminal import Progress, note, print_json, print_table, whole_from
-from featherweight.utils import UserError, write_atomic
+from featherweight.utils import UserError, require_place, write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -109,8 +109,7 @@ def _check_out(args: argparse.Namespace) -> None:
         return
     if not args.shifted:
         raise UserError("--out belongs to --shifted; give both, or print the figures with --json")
-    if args.out.is_dir() or not args.out.resolve().parent.is_dir():
-        raise UserError(f"{args.out} is a folder, or its folder is not there; make it, or choose another file")
+    require_place(args.out)
 
 
 def _measure_shifted(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featherweight.terminal import Progress, note, print_json, print_table
-from featherweight.utils import UserError, write_atomic
+from featherweight.utils import UserError, require_place, write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     folder = args.out or source.default_folder()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; choose another folder with --out")
+    require_place(folder / "report.html")
     shown, skipped = [], []
     with Progress("measuring the network", len(FIGURES) + 1, "steps") as progress:
         subject = source.measure()

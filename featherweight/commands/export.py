@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featherweight.terminal import Progress, note, print_json, print_table
-from featherweight.utils import UserError
+from featherweight.utils import UserError, require_place
 
 if TYPE_CHECKING:
     from featherweight.datasets import PictureSet
@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     source = weights.resolve(args.weights)
     network = classifier.load(args.weights)
     path = _place(args, source, network.card.name)
+    for place in (path, args.hub_folder and args.hub_folder / "config.json"):
+        require_place(place)
     test, calibration = _pictures(network, args)
     forms, latency = _make(network, path, test, calibration)
     problems = [

@@ -38,7 +38,7 @@ def bench(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["predict", "--time-to", "0.85"], "two measurements"),
         (["predict", "--recipe", "digits"], "belongs to the measurement of --time-to, not of predict"),
         (["--time-to", "0.5", "--recipe", "no_such"], "no recipe 'no_such'"),
-        (["--dataset", "digits", "--out", "no/such/folder/x.json"], "no folder"),
+        (["--dataset", "digits", "--out", "/dev/null/x.json"], "cannot write /dev/null/x.json"),
         (["predict", "--weights", "no/such.safetensors"], "no weights at"),
     ],
 )
