@@ -29,9 +29,10 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
         from featherweight import weights
         from featherweight.utils import UserError
 
-        if name not in weights.published():
-            raise UserError(f"no weights of {name} are published; there are those of {', '.join(weights.published())}")
-        network, card = weights.load(name)
+        published = weights.published_of(name)
+        if published is None:
+            raise UserError(f"no weights of {name} are published; there are {', '.join(weights.published())}")
+        network, card = weights.load(published)
         if classes not in (None, len(card.classes)):
             raise UserError(f"the published {name} has {len(card.classes)} classes, not {classes}; leave classes out")
         network.card = card  # type: ignore[assignment] - a note beside the layers, not one of them
@@ -40,8 +41,9 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f"""The network `{name}`, for normalised pictures: float32 [N, 3, 32, 32] → [N, classes].
 
-    pretrained: with its published weights, in evaluation mode and with its card as `network.card` (mean, std, classes,
-    accuracy); otherwise new, in training mode, with random weights. classes: how many, for a new network (default: 10).
+    pretrained: with its published weights (of several recipes', its own or the most accurate), in evaluation mode and
+    with its card as `network.card` (mean, std, classes, accuracy); otherwise new, in training mode, with random
+    weights. classes: how many, for a new network (default: 10).
     Raises featherweight.utils.UserError where no weights are published or `classes` does not fit them.
     """
     return build

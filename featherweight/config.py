@@ -206,6 +206,8 @@ def apply(config: TrainConfig, settings: dict[str, Any], *, source: str) -> Trai
     _expect_ranges(changed, "", source)
     if bool(changed.small_size) != bool(changed.small_until):
         raise UserError(f"{source}: small_size and small_until go together; set both, or neither")
+    if changed.stop_at_accuracy and changed.data.train_on == "all":
+        raise UserError(f"{source}: stop_at_accuracy needs pictures that are held out; set data.train_on = train")
     return changed
 
 
@@ -246,7 +248,10 @@ def override(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfig:
     nested: dict[str, Any] = {}
     for key, value in overrides.items():
         section, _, name = key.rpartition(".")
-        (nested.setdefault(section, {}) if section else nested)[name] = value
+        place = nested.setdefault(section, {}) if section else nested
+        if not isinstance(place, dict) or isinstance(nested.get(key), dict):
+            raise UserError(f"command line: {section or key} is both a setting and a section; set one of them")
+        place[name] = value
     changed = apply(config, nested, source="command line")
     told = [key for key in overrides if key not in ("seed", "device", "threads")]
     changes = [f"{key}={get(changed, key)}" for key in told if get(changed, key) != get(config, key)]

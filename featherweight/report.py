@@ -84,7 +84,8 @@ def _caption(groups: Sequence[Group]) -> str:
     counts = ", ".join(f"{name}: {count}" for name, count in images.items())
     text = (
         f"Test accuracy: mean ± standard deviation (n − 1) over the seeds, on all test images ({counts}), one "
-        "view. Training time and hardware: of the run whose weights are published, else of the first seed."
+        "view. Rules met: those of the network's structure. Training time and hardware: of the run whose weights are "
+        "published, else of the first seed."
     )
     selected = {group.recipe: group.shown.selection for group in groups if group.shown.selection != LAST_EPOCH}
     if selected:

@@ -56,13 +56,14 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
                 os.unlink(temporary)
 
 
-def require_place(path: Path | None) -> None:
+def require_place(path: Path | str | None) -> None:
     """Raises UserError where `write_atomic` could not write `path`, so that it is told before long work, not after.
 
     Folders that are not there yet are no hindrance: the nearest one that is, is tried. None: nothing is to be written.
     """
     if path is None:
         return
+    path = Path(path)
     if path.exists() and not path.is_file():
         raise UserError(f"cannot write {path}: it is there and no plain file; choose another name")
     folder = path.absolute().parent
@@ -158,6 +159,9 @@ def pick_device(name: str = "auto") -> torch.device:
         raise UserError(f"unknown device {name!r}; choose auto, cpu, cuda or mps")
     if not there[kind]:
         raise UserError(f"device {name!r} is not available on this machine; choose --device auto or --device cpu")
+    count, number = torch.cuda.device_count() if kind == "cuda" else 1, name[len(kind) + 1 :]
+    if name != kind and not (number.isdecimal() and int(number) < count):
+        raise UserError(f"there is no device {name!r} here; its number must lie between 0 and {count - 1}")
     return torch.device(name)
 
 

@@ -118,14 +118,25 @@ def published() -> list[str]:
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors") if path.with_suffix(".json").is_file())
 
 
-def resolve(name_or_path: Path | str) -> Path:
-    """The .safetensors file meant by a published name, a .safetensors file, or a run folder.
+def published_of(model: str) -> str | None:
+    """The published name of a network's weights: its own, else, of those that other recipes gave, the most accurate."""
+    names = published()
+    if model in names:
+        return model
+    cards = {name: read_card(WEIGHTS / f"{name}.json") for name in names if name.startswith(model)}
+    of_it = [name for name, card in cards.items() if card.model == model]
+    return max(of_it, key=lambda name: cards[name].test_accuracy or 0, default=None)
 
-    A published name comes first; write ./NAME for a folder of the same name. Raises UserError when nothing is meant.
+
+def resolve(name_or_path: Path | str) -> Path:
+    """The .safetensors file meant by a published name, a network's name, a .safetensors file, or a run folder.
+
+    A published name comes first, then a network's; write ./NAME for a folder of the same name. Raises UserError when
+    nothing is meant.
     """
     text = os.fspath(name_or_path)
-    if text in published():
-        return WEIGHTS / f"{text}.safetensors"
+    if text and (name := published_of(text)) is not None:
+        return WEIGHTS / f"{name}.safetensors"
     path = Path(text)
     with contextlib.suppress(OSError, ValueError):  # a name too long or with a NUL byte is no file
         if path.is_dir() and (path / RUN_WEIGHTS).is_file():

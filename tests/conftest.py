@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,11 @@ def untrained_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say loudly how many tests did not run for want of CIFAR-10."""
-    absent = [report for report in terminalreporter.stats.get("skipped", []) if "CIFAR-10" in str(report.longrepr)]
-    if absent:
-        terminalreporter.write_line(
-            f"WARNING: {len(absent)} tests were skipped because CIFAR-10 is absent", red=True, bold=True
-        )
+    """Say loudly which tests did not run, and for want of what."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    )
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"WARNING: {count} skipped: {reason}", red=True, bold=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import runpy
 from pathlib import Path
 
@@ -30,16 +31,32 @@ def test_every_network_has_an_entry_point_with_its_help() -> None:
 
 def test_options() -> None:
     assert load("feather_quick", classes=7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
-    unpublished = next(name for name in models.names() if name not in weights.published())
+    unpublished = next(name for name in models.names() if weights.published_of(name) is None)
     with pytest.raises(UserError, match="no weights"):
         load(unpublished, pretrained=True)
     with pytest.raises(UserError, match="10 classes"):
         load("feather_quick", pretrained=True, classes=7)
 
 
-@pytest.mark.parametrize("name", weights.published())
+def test_a_networks_name_means_its_most_accurate_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = models.build("feather_200k")
+    card = dataclasses.replace(weights.load("feather_quick")[1], parameters=0, weights_sha256="")
+    monkeypatch.setattr(weights, "WEIGHTS", tmp_path)
+    assert weights.published_of("feather_200k") is None
+    for name, accuracy in (("feather_200k_cpu", 0.92), ("feather_200k_short", 0.90), ("feather_200k_none", None)):
+        own = dataclasses.replace(card, name=name, model="feather_200k", recipe=name, test_accuracy=accuracy)
+        weights.save(tmp_path / f"{name}.safetensors", network, own)
+    assert load("feather_200k", pretrained=True).card.name == "feather_200k_cpu"  # type: ignore[union-attr]
+    assert weights.load("feather_200k")[1].name == "feather_200k_cpu"
+    assert weights.load("feather_200k_short")[1].name == "feather_200k_short"
+    own = dataclasses.replace(card, name="own", model="feather_200k")
+    weights.save(tmp_path / "feather_200k.safetensors", network, own)
+    assert weights.load("feather_200k")[1].name == "own"
+
+
+@pytest.mark.parametrize("name", sorted(filter(None, map(weights.published_of, models.names()))))
 def test_pretrained_networks_carry_their_card(name: str) -> None:
-    network = load(name, pretrained=True)
+    network = load(weights.load(name)[1].model, pretrained=True)
     assert network.card == weights.load(name)[1]
     assert not network.training
     expected = weights.load(name)[0].state_dict()

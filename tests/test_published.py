@@ -10,6 +10,7 @@ import pytest
 
 from featherweight import config, records, report, weights
 from featherweight.commands import report as report_command
+from featherweight.ship import onnx_table
 from featherweight.utils import sha256_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +24,7 @@ def test_the_readme_says_what_the_records_say() -> None:
     blocks = report_command.blocks(RECORDS, ROOT / "results", ROOT / "README.md")
     assert all(f"<!-- report:{name} -->" in text for name in blocks)
     assert report.fill(text, blocks) == text, "run `featherweight report`"
+    assert "draw the figures anew" not in text, "run `featherweight report --figures`"
 
 
 def test_something_is_published() -> None:
@@ -85,6 +87,22 @@ def test_weights_are_small_and_their_records(name: str) -> None:
     assert path.stat().st_size < 1_000_000
     assert RECORDS[name].weights_sha256 == sha256_file(path)
     assert RECORDS[name].weights == f"weights/{path.name}"
+
+
+def test_every_published_network_is_exported_faithfully() -> None:
+    """As the cards say that `featherweight export` wrote with the published weights."""
+    digests = onnx_table.digests(ROOT / "results" / "onnx")
+    for name in weights.published():
+        for form, most_lost in (("fp32", 0.0), ("int8", 0.5)):
+            file = f"{name}.{form}.json"
+            assert digests[file] == RECORDS[name].weights_sha256, "export it anew"
+            card = records.read_json_object(ROOT / "results" / "onnx" / file, limit=1 << 20, what="card")
+            parity = card["onnx"]["parity"]
+            assert card["onnx"]["form"] == form
+            assert parity["images"] == 10_000
+            assert parity["torch_accuracy"] == pytest.approx(RECORDS[name].test_accuracy, abs=1e-9)
+            assert parity["lost_points"] <= most_lost
+            assert form == "int8" or (parity["agreeing"] == 10_000 and parity["max_difference"] <= 1e-4)
 
 
 @pytest.mark.cifar10

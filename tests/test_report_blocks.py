@@ -17,6 +17,7 @@ from featherweight.evaluation import tables
 from featherweight.evaluation.shifts import NOISE_SEED, SHIFTS
 from featherweight.records import RESULTS, Record, group_by_recipe, load_all
 from featherweight.report import sort_groups
+from featherweight.ship.onnx_table import onnx_table
 from featherweight.utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -205,6 +206,36 @@ def test_a_bench_output_cannot_leave_its_markers(
     (place / "results" / "bench" / "x.json").write_text(json.dumps(output))
     assert main(["report"]) == 2
     assert "x.json: holds a comment" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------------- exported
+
+
+def _exported(form: str, **other: Any) -> dict[str, Any]:
+    parity = {"images": 10_000, "agreeing": 9_985, "accuracy": 0.8519, "lost_points": 0.16, "max_difference": 0.0512}
+    times = {"torch": {"ms": 2.0, "torch_ratio": 1.0}, form: {"ms": 0.5, "torch_ratio": 4.0}}
+    onnx = {"form": form, "bytes": 175_123, "parity": parity, "latency": {"batch_1": times}, "device": "cpu x"}
+    return {"name": "quick", "onnx": onnx | other}
+
+
+def test_an_exported_networks_row_says_what_its_card_says(tmp_path: Path) -> None:
+    assert onnx_table(tmp_path) == "Not exported yet."
+    for form in ("int8", "fp32"):
+        (tmp_path / f"quick.{form}.json").write_text(json.dumps(_exported(form)))
+    text = onnx_table(tmp_path)
+    row = "| 175,123 | 85.19 % | 0.16 | 9,985 of 10,000 | 5.1e-02 | 0.50 ms (4.0x) |"
+    assert f"| quick | int8 {row}" in text
+    assert f"| quick | fp32 {row}" in text
+    assert text.count("`featherweight export quick --int8`") == 1
+    assert "on cpu x." in text
+
+
+@pytest.mark.parametrize("other", [{"parity": {}}, {"latency": []}, {"latency": {"batch_1": {}}}, {"bytes": "many"}])
+def test_a_broken_card_of_an_exported_network_names_its_file(tmp_path: Path, other: dict[str, Any]) -> None:
+    broken = _exported("int8", **other)
+    (tmp_path / "x.json").write_text(json.dumps(broken))
+    with pytest.raises(UserError, match=r"x\.json: this is no card of an exported network"):
+        onnx_table(tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------------- the command

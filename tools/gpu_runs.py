@@ -3,12 +3,14 @@
     .venv/bin/python tools/gpu_runs.py --out FOLDER --minutes 25
 
 Records, weights, cards and metrics of all finished runs come to lie in FOLDER/records.tar; what was not finished when
-the time is up is stopped with its state saved in runs/, and the same command carries on there.
+the time is up is stopped with its state saved in runs/, and the same command carries on there. Where the history is not
+there, set FEATHERWEIGHT_COMMIT to the commit that the files are of: a record without one is not published.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -55,7 +57,11 @@ def all_of(plan: list[tuple[str, int]], at_once: int, device: str, deadline: flo
     for process in running.values():
         process.terminate()  # saves its state
     for process in running.values():
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:  # what it had saved before stays good
+            process.kill()
+            process.wait()
     return good and not waiting and not running
 
 
@@ -73,6 +79,8 @@ def start(recipe: str, seed: int, device: str) -> subprocess.Popen:
         "--out",
         str(place),
     ]
+    if place.exists() and not (place / "checkpoint.safetensors").exists():
+        shutil.rmtree(place)  # begun, and stopped before anything was saved
     words += ["--device", device, *(["--resume"] if (place / "checkpoint.safetensors").exists() else [])]
     RUNS.mkdir(exist_ok=True)
     with (RUNS / f"{place.name}.log").open("a") as log:

@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 
 from featherweight import weights
-from featherweight.config import recipe_names
-from featherweight.records import Record
+from featherweight.config import recipe_names, resolve, to_dict
+from featherweight.records import LAST_EPOCH, Record
 from featherweight.utils import UserError, sha256_file
 
 ROOT = Path(__file__).resolve().parent.parent
+PLACE = ("device", "precision", "threads")  # where a run was, not what it was
 TEST_IMAGES = {"cifar10": 10_000, "digits": 355}
 
 
@@ -27,17 +28,23 @@ def publish(run: Path) -> str:
         raise UserError(f"{run}: {record.recipe!r} is no recipe of recipes/; only unchanged recipes are published")
     if record.commit.endswith("+changes") or not record.commit:
         raise UserError(f"{run}: trained on uncommitted code ({record.commit!r}); commit, then train again")
+    if record.selection != LAST_EPOCH:
+        raise UserError(f"{run}: its epoch was selected ({record.selection}); a published run ends at its last")
+    recipe = to_dict(resolve(record.recipe, {"seed": str(record.seed)}))
+    changed = [key for key in recipe if key not in PLACE and recipe[key] != (record.config or {}).get(key)]
+    if changed:
+        raise UserError(f"{run}: its {', '.join(changed)} is not that of the recipe {record.recipe}; train it anew")
     if record.test_images != TEST_IMAGES[record.dataset or "cifar10"]:
         raise UserError(f"{run}: measured on {record.test_images} test pictures, not on all")
     if record.seed != 0:
         name = f"{record.recipe}-seed{record.seed}"
         dataclasses.replace(record, weights="").write(ROOT / "results" / f"{name}.json")
         return name
-    network, card = weights.load(run / "model.safetensors")
+    trained = run / "model.safetensors"
+    if trained.stat().st_size >= 1_000_000:
+        raise UserError(f"{trained}: 1 MB or more; such weights are not published")
+    network, card = weights.load(trained)
     path = weights.save(ROOT / "weights" / f"{record.recipe}.safetensors", network, card)
-    if path.stat().st_size >= 1_000_000:
-        path.unlink()
-        raise UserError(f"{path}: 1 MB or more; such weights are not published")
     record = dataclasses.replace(record, weights=f"weights/{path.name}", weights_sha256=sha256_file(path))
     record.write(ROOT / "results" / f"{record.recipe}.json")
     return record.recipe

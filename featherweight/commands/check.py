@@ -13,7 +13,7 @@ from featherweight.rules.load import MEMORY_LIMIT, TIME_LIMIT, Sandbox, Target, 
 from featherweight.rules.result_record import read_record
 from featherweight.rules.rulesets import load_rule_set, rule_set_names
 from featherweight.rules.wording import one_line
-from featherweight.utils import UserError, write_atomic
+from featherweight.utils import UserError, require_place, write_atomic
 
 RUNS_IT = (
     "Checking a file RUNS it, with your rights: do not check a file you would not run. It runs in a separate "
@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         "require_accuracy": args.require_accuracy,
         "verify": args.verify,
     }
+    require_place(args.csv)
     single = len(wanted) == 1
     results: list[dict[str, Any]] = []
     with (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,10 +59,12 @@ def run(args: argparse.Namespace) -> int:
             progress.step()
             progress.title = name
             try:
-                shown.append(_write(draw(subject), folder))
+                shown.append(draw(subject))
             except Skip as reason:
                 skipped.append((name, str(reason)))
         progress.step()
+    for exhibit in shown:
+        _write(exhibit, folder)
     report = folder / "report.html"
     write_atomic(report, _report(source, subject, shown, skipped))
     if args.json:
@@ -122,7 +125,12 @@ class _Source:
 
 
 def _is_run(weights: Path) -> bool:
-    return weights.with_name("config.json").is_file()
+    """Whether the weights lie in a run's folder, and not in one for a model hub, whose config.json says no settings."""
+    beside = weights.with_name("config.json")
+    try:
+        return beside.is_file() and "model_type" not in json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return True  # one that cannot be read is told of where it is read
 
 
 def _read(args: argparse.Namespace) -> _Source:
@@ -195,7 +203,7 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
             needed = [line["epoch"], *(line[key] for key in ("train_loss", "train_accuracy", "lr"))]
             optional = [line[key] for key in ("val_loss", "val_accuracy", "seconds") if key in line]
-            if not all(type(value) in (int, float) for value in (*needed, *optional)):
+            if not all(type(value) in (int, float) and math.isfinite(value) for value in (*needed, *optional)):
                 raise TypeError
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
@@ -206,7 +214,7 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 # What the figures need of a configuration; the rest may be of another version of this program.
-_NEEDED = ("epochs", "batch_size", "drop_last", "small_size", "small_until", "read_test", "schedule", "augment")
+_NEEDED = ("epochs", "batch_size", "drop_last", "small_size", "small_until", "read_test", "schedule", "augment", "mix")
 
 
 def _settings(path: Path, card: Card, record: Record | None) -> TrainConfig | None:
@@ -253,11 +261,10 @@ def _plan(settings: TrainConfig | None, pictures: int | None) -> list[tuple[floa
     ]
 
 
-def _write(exhibit: Exhibit, folder: Path) -> Exhibit:
+def _write(exhibit: Exhibit, folder: Path) -> None:
     write_atomic(folder / f"{exhibit.name}.png", exhibit.png)
     content = {"title": exhibit.title, "caption": exhibit.caption, **exhibit.data}
     write_atomic(folder / f"{exhibit.name}.json", json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
-    return exhibit
 
 
 def _report(source: _Source, subject: Subject, shown: list[Exhibit], skipped: list[tuple[str, str]]) -> str:

@@ -73,6 +73,7 @@ class Form:
 def run(args: argparse.Namespace) -> int:
     from featherweight import weights
     from featherweight.ship import classifier
+    from featherweight.ship.hub import require_own
     from featherweight.ship.onnx_forms import require_packages
     from featherweight.ship.parity import problem_with
 
@@ -82,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
     path = _place(args, source, network.card.name)
     for place in (path, args.hub_folder and args.hub_folder / "config.json"):
         require_place(place)
+    if args.hub_folder:
+        require_own(args.hub_folder)
     test, calibration = _pictures(network, args)
     forms, latency = _make(network, path, test, calibration)
     problems = [
@@ -92,21 +95,23 @@ def run(args: argparse.Namespace) -> int:
     if not problems:
         _write(forms, network, latency, calibration)
         if args.hub_folder:
-            _write_hub_folder(args.hub_folder, source, network, forms)
+            _write_hub_folder(args.hub_folder, source, network, forms, latency)
     asked = forms[-1]
     if args.json:
         print_json(
             {
                 **asked.to_dict(),
                 "passed": not problems,
-                "card": str(_card_path(asked.path)),
+                "card": None if problems else str(_card_path(asked.path)),
                 "forms": [form.to_dict() for form in forms],
                 "latency": latency,
-                "hub_folder": str(args.hub_folder) if args.hub_folder else None,
+                "hub_folder": str(args.hub_folder) if args.hub_folder and not problems else None,
             }
         )
     else:
         _tell(forms, latency, f"{network.card.name} ({network.card.model}) beside torch, {len(test):,} test pictures")
+        for form in forms if not problems else ():
+            print(f"{form.path}, its figures in {_card_path(form.path).name}")
     return int(bool(problems))
 
 
@@ -117,7 +122,7 @@ def _place(args: argparse.Namespace, source: Path, name: str) -> Path:
     if args.out is None:
         if args.hub_folder:
             return args.hub_folder / "model.onnx"
-        return source.with_name("model.onnx") if Path(args.weights).is_dir() else Path(f"{name}.onnx")
+        return source.with_name("model.onnx") if source.parent == Path(args.weights) else Path(f"{name}.onnx")
     if args.out.suffix == ".onnx" and not args.out.is_dir():
         return args.out
     if args.out.exists() and not args.out.is_dir():
@@ -227,11 +232,21 @@ def _calibration(pictures: PictureSet | None) -> dict[str, Any] | None:
     }
 
 
-def _write_hub_folder(folder: Path, source: Path, network: Classifier, forms: list[Form]) -> None:
-    from featherweight.ship.hub import write_folder
+def _write_hub_folder(
+    folder: Path, source: Path, network: Classifier, forms: list[Form], latency: dict[str, Any]
+) -> None:
+    from featherweight.ship.hub import Told, write_folder
 
-    beside = {form.name: form for form in forms if form.path.parent.resolve() == folder.resolve()}
-    told = {name: (form.path.name, len(form.model), form.parity) for name, form in beside.items()}
+    told = {
+        form.name: Told(
+            file=form.path.name,
+            size=len(form.model),
+            parity=form.parity,
+            milliseconds={int(batch.removeprefix("batch_")): of[form.name]["ms"] for batch, of in latency.items()},
+        )
+        for form in forms
+        if form.path.parent.resolve() == folder.resolve()
+    }
     write_folder(folder, source, network.card, told)
 
 
@@ -253,8 +268,6 @@ def _tell(forms: list[Form], latency: dict[str, Any], title: str) -> None:
     print_table(columns, rows, title=title, right=columns[1:])
     print("%: accuracy; agree: given torch's class; differ: by how much any probability does, at most;")
     print("ms/N: for a batch of N pictures, one thread; ×/N: how many times quicker than torch")
-    for form in forms:
-        print(f"{form.path}, its figures in {_card_path(form.path).name}")
 
 
 def _times(latency: dict[str, Any], form: str) -> list[str]:

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from featherweight.terminal import Progress, note, print_json, print_table, whole_from
-from featherweight.utils import UserError, write_atomic
+from featherweight.utils import UserError, require_place, write_atomic
 
 if TYPE_CHECKING:
     from featherweight.ship.classifier import Classifier
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.json and args.csv == "-":
         raise UserError("--json and --csv - both want standard output; give --csv a file's name")
+    require_place(args.csv if args.csv != "-" else None)
     network = classifier.load(args.weights, device=args.device)
     found, passed_over = find_pictures(args.pictures)
     rows = _predict(network, found, args.top)

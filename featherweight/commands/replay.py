@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.record} tells no losses of first steps; give a record that does, or train the run anew")
     config = apply(TrainConfig(), record.config, source=str(args.record))
     config = dataclasses.replace(config, threads=record.threads)
-    with Progress("repeating the run's first steps", None, ""):
-        found = first_losses(config, args.data_dir)
+    with Progress("repeating the run's first steps", len(recorded), "steps") as progress:
+        found = first_losses(config, args.data_dir, progress.step)
     here = {
         "commit": commit(),
         "device": describe_device(pick_device(config.device)),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featherweight.terminal import Progress, note, print_json
-from featherweight.utils import UserError
+from featherweight.utils import UserError, require_place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     groups = report.sort_groups(group_by_recipe(records))
     before = report.read_readme(args.readme)
     if args.figures:
-        draw_figures(args, groups)
+        draw_figures(args, groups, records)
     after = report.fill(before, blocks(records, args.results, args.readme), str(args.readme))
     differs = after != before
     if differs and not args.check:
@@ -96,6 +96,7 @@ def blocks(records: Mapping[str, Record], results: Path, readme: Path) -> dict[s
     from featherweight.evaluation import tables
     from featherweight.explain import figure_list
     from featherweight.records import group_by_recipe
+    from featherweight.ship.onnx_table import onnx_table
 
     groups = report.sort_groups(group_by_recipe(records))
     return {
@@ -103,6 +104,7 @@ def blocks(records: Mapping[str, Record], results: Path, readme: Path) -> dict[s
         "shifted": tables.shifted_table(groups, tables.read_shifted(results / "shifted")),
         "classes": tables.classes_table(groups),
         "speed": speed_block(results / "bench"),
+        "onnx": onnx_table(results / "onnx"),
         "figures": figure_list.markdown(readme.parent / FIGURES, FIGURES.as_posix(), records),
     }
 
@@ -136,7 +138,7 @@ def _speed_of(path: Path, bench: dict[str, Any]) -> str:
     return text
 
 
-def draw_figures(args: argparse.Namespace, groups: Sequence[Group]) -> None:
+def draw_figures(args: argparse.Namespace, groups: Sequence[Group], records: Mapping[str, Record]) -> None:
     """Draw the README's figures into docs/figures/ beside it, with their list."""
     import shlex
 
@@ -144,6 +146,7 @@ def draw_figures(args: argparse.Namespace, groups: Sequence[Group]) -> None:
     from featherweight.utils import pick_device
 
     network, photo = args.network or NETWORK, args.photo or PHOTO
+    require_place(args.readme.parent / FIGURES / figure_list.LIST)
     words = figure_list.COMMAND.split()
     words += ["--network", _named(network)] if args.network else []
     words += ["--photo", _named(photo)] if args.photo else []
@@ -163,7 +166,7 @@ def draw_figures(args: argparse.Namespace, groups: Sequence[Group]) -> None:
             device=pick_device(args.device or "auto"),
             say=say,
         )
-    about = {"command": shlex.join(words), "photo": _named(photo)}
+    about = {"command": shlex.join(words), "photo": _named(photo), "runs": figure_list.runs_of(records)}
     figure_list.write(args.readme.parent / FIGURES, drawn, about)
 
 

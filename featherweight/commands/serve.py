@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import webbrowser
+from contextlib import ExitStack
 
-from featherweight.terminal import note
+from featherweight.terminal import Progress, note
 from featherweight.utils import UserError
 
 
@@ -50,11 +51,15 @@ def run(args: argparse.Namespace) -> int:
     wanted = list(dict.fromkeys(args.weights)) or weights.published()
     if not wanted:
         raise UserError("no weights are published here; train some and name them: featherweight serve RUN")
-    with server.listen(args.host, args.port) as sock:  # before what takes long: a taken port is told at once
+    with server.listen(args.host, args.port) as sock, ExitStack() as stack:  # first: a taken port is told at once
+        progress = stack.enter_context(Progress("starting the page", len(wanted) + 1, "parts"))
         from featherweight.demo.look import Looker
         from featherweight.ship import classifier
 
-        loaded = [classifier.load(one, device=args.device) for one in wanted]
+        loaded = []
+        for one in wanted:
+            loaded.append(classifier.load(one, device=args.device))
+            progress.step()
         names = [one.card.name for one in loaded]
         lookers = [
             Looker(name if names.count(name) == 1 else f"{name} ({place})", one)
@@ -62,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         ]
 
         def ready(url: str, alone: bool) -> None:
+            stack.close()
             print(f"featherweight serve: {url} (Ctrl-C ends it)", flush=True)
             if not alone:
                 note("open to every machine that reaches this one; there is no password")

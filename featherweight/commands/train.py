@@ -157,7 +157,7 @@ def _place(config: TrainConfig, args: argparse.Namespace, overrides: dict[str, A
         raise UserError(f"no checkpoint in {folder.path}; start a run without --resume")
     before = folder.read_config()
     after = configuration.override(before, overrides)
-    for key in ("seed", "model", "data", "batch_size", "drop_last"):
+    for key in ("seed", "model", "data", "batch_size", "drop_last", "optimizer.name"):
         if (old := configuration.get(before, key)) != configuration.get(after, key):
             raise UserError(f"--resume cannot change {key} of the run in {folder.path} ({old}); start a new run")
     return after, folder
@@ -171,7 +171,7 @@ def _draw_curves(folder: Any) -> None:
 
 def _tell(record: Any, folder: Any) -> None:
     what = f"{record.model}: {record.parameters:,} parameters, receptive field {record.receptive_field}"
-    met = "all rules met" if record.rules_passed else "not all rules met"
+    met = "all rules of structure met" if record.rules_passed else "not all rules of structure met"
     print(f"{what}, {met}")
     if record.test_accuracy is not None:
         pictures = f"{record.test_images:,} test pictures of {record.dataset}"

@@ -42,11 +42,19 @@ HEADERS = {
 class Guard:
     """An ASGI application around another one.
 
-    names: the Host names it answers to (None: any); most_bytes: of a request's body.
+    names: the Host names it answers to (None: any); most_bytes: of a request's body; full: whether no more files can
+    be kept.
     """
 
-    def __init__(self, app: App, *, names: Collection[str] | None, most_bytes: int) -> None:
-        self.app, self.names, self.most_bytes = app, names, most_bytes
+    def __init__(
+        self,
+        app: App,
+        *,
+        names: Collection[str] | None,
+        most_bytes: int,
+        full: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.app, self.names, self.most_bytes, self.full = app, names, most_bytes, full
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -81,6 +89,8 @@ class Guard:
         length = headers.get("content-length", "0")  # the server reads no more than that
         if not length.isdecimal() or int(length) > self.most_bytes:
             return 413, f"more than {self.most_bytes:,} bytes"
+        if path == f"{API}/upload" and self.full():
+            return 507, "too many pictures were sent of late; try again in an hour"
         if path.startswith(f"{API}/file=") and path[len(f"{API}/file=") :].lower().startswith(("http:", "https:")):
             return 404, "nothing is fetched from elsewhere"
         return None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 FIRST_PORT, PORTS = 7860, 100  # where none is asked for, the first free one of these
+MAX_KEPT = 1 << 30  # bytes of pictures that were sent and not yet deleted
 PATIENCE = 2  # seconds for answers under way when the server ends
 OLDEST_GRADIO = 6  # whose `mount_gradio_app` takes theme and style
 
@@ -87,7 +88,9 @@ def serve(lookers: Sequence[Looker], sock: socket.socket, host: str, ready: Call
         from featherweight.demo.guard import FORM_ROOM, Guard
 
         app = page.build(lookers, Path(folder))
-        guarded: Any = Guard(app, names=names, most_bytes=page.MAX_UPLOAD + FORM_ROOM)
+        guarded: Any = Guard(
+            app, names=names, most_bytes=page.MAX_UPLOAD + FORM_ROOM, full=lambda: _size(Path(folder)) > MAX_KEPT
+        )
 
         class Server(uvicorn.Server):
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -108,6 +111,16 @@ def serve(lookers: Sequence[Looker], sock: socket.socket, host: str, ready: Call
             timeout_graceful_shutdown=PATIENCE,
         )
         Server(config).run(sockets=[sock])
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files in `folder` and below it; one that goes meanwhile counts nothing."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 
 def without_telemetry(folder: Path) -> None:

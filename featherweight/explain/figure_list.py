@@ -42,6 +42,11 @@ def write(folder: Path, showcase: Showcase, about: Mapping[str, Any]) -> Path:
     return folder / LIST
 
 
+def runs_of(records: Mapping[str, Record]) -> dict[str, float | None]:
+    """What a figure of all published runs is drawn from, for the list: each one's name and test accuracy."""
+    return {name: record.test_accuracy for name, record in sorted(records.items())}
+
+
 def compact(png: bytes) -> bytes:
     """The PNG in about half its bytes: without transparency, and in even steps of colour.
 
@@ -84,6 +89,8 @@ def markdown(folder: Path, place: str, records: Mapping[str, Record]) -> str:
     published = records.get(network)
     if published is not None and published.weights_sha256 != digest:
         about += " Other weights are published by now: draw the figures anew."
+    elif listed.get("runs") != runs_of(records):
+        about += " Other runs are published by now: draw the figures anew."
     return "\n\n".join([*parts, about])
 
 

@@ -87,7 +87,11 @@ def _augmented(subject: Subject) -> Exhibit:
     spec = subject.settings.augment
     if spec.engine == "none":
         raise Skip("this run did not augment its pictures")
-    training, card = datasets.load_train(subject.card.dataset, subject.data_dir), subject.card
+    card = subject.card
+    try:
+        training = datasets.load_train(card.dataset, subject.data_dir)
+    except UserError as error:
+        raise Skip(f"the training pictures are not at hand: {error}") from error
     chosen = torch.tensor(
         [int((training.labels == number).nonzero()[0]) for number in range(len(card.classes))][:AUGMENTED]
     )
@@ -103,6 +107,8 @@ def _augmented(subject: Subject) -> Exhibit:
             after.append(to_pictures(batch, card.mean, card.std))
     names = [card.classes[int(label)] for label in labels]
     settings = {key: value for key, value in dataclasses.asdict(spec).items() if key != "workers"}
+    if subject.settings.mix.mixup or subject.settings.mix.cutmix:
+        settings["then"] = "mixed in pairs, which is not drawn"
     if subject.settings.small_size:
         settings["then_shrunk_to"] = f"{subject.settings.small_size} pixels, first {subject.settings.small_until:.0%}"
     return augmented_batch(images.numpy(), after, names, settings)

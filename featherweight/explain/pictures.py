@@ -137,9 +137,8 @@ def augmented_batch(
     return Exhibit(
         name="augmented_batch",
         title="Augmentation, before and after",
-        caption="Top row: training pictures as they are. Below: the same pictures as the network met them in the first "
-        f"epochs, by the run's own recipe. {describe(settings)} Each draw is new in every epoch, and independent of "
-        "the others: pictures may well come through unchanged.",
+        caption="Top row: training pictures as they are. Below: the same pictures as the run's own recipe changes "
+        f"them, drawn anew in each of {len(after)} epochs. {describe(settings)} Pictures may come through unchanged.",
         alt=f"A grid: {columns} pictures on top, below them {len(after)} rows of the same pictures, mirrored, shifted, "
         f"turned or with a square hole; {touched} of {shown} differ from the original.",
         png=to_png(figure, crop=True),
@@ -152,8 +151,11 @@ def augmented_batch(
 def describe(settings: dict[str, Any]) -> str:
     """The specification in a sentence."""
     size = settings["hole_size"]
+    mirrored = f"Mirrored with probability {settings['flip_p']:g}"
+    if settings.get("alternate_flip"):
+        mirrored = "Mirrored in every other epoch, half of the pictures in the first"
     return (
-        f"Mirrored with probability {settings['flip_p']:g}; with probability {settings['affine_p']:g} shifted by up to "
+        f"{mirrored}; with probability {settings['affine_p']:g} shifted by up to "
         f"{100 * settings['shift_limit']:g} % of the side, scaled by up to ±{100 * settings['scale_limit']:g} % and "
         f"turned by up to ±{settings['rotate_limit']:g}°; with probability {settings['hole_p']:g} one hole of "
         f"{size}x{size} pixels, filled with the data set's mean colour."

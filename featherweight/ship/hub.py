@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,31 @@ from featherweight.ship.parity import Parity
 from featherweight.utils import UserError, sha256_bytes, write_together
 from featherweight.weights import RUN_WEIGHTS, Card
 
+MODEL_TYPE = "featherweight"
 _DATASETS = {"cifar10": "CIFAR-10", "digits": "scikit-learn's digits, scaled to 32x32"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What the model card tells of an exported form."""
+
+    file: str
+    size: int  # bytes
+    parity: Parity
+    milliseconds: Mapping[int, float]  # pictures at a time → the quickest call
+
+
 def write_folder(
-    folder: Path | str, weights_path: Path, card: Card, forms: Mapping[str, tuple[str, int, Parity]] | None = None
+    folder: Path | str, weights_path: Path, card: Card, forms: Mapping[str, Told] | None = None
 ) -> list[Path]:
     """Write the folder's files, all or none, and return their paths.
 
-    weights_path: the .safetensors file that `card` belongs to. forms: by name ("fp32", "int8"), the .onnx file, its
-    bytes and its parity, to be told in the README. Raises UserError when the weights are not the card's or the folder
-    cannot be written.
+    weights_path: the .safetensors file that `card` belongs to. forms: by name ("fp32", "int8"), what the README shall
+    tell of the .onnx files. Raises UserError when the weights are not the card's the folder
+    cannot be written, or it holds other files of these names.
     """
     folder = Path(folder)
+    require_own(folder)
     try:
         data = weights_path.read_bytes()
     except OSError as error:
@@ -49,6 +62,23 @@ def write_folder(
     return list(paths)
 
 
+def require_own(folder: Path) -> None:
+    """Raises UserError for a folder with a README or configuration that is not of a folder written here: a run's, say,
+    or a project's own, which would be replaced."""
+    there = [name for name in ("config.json", "README.md") if (folder / name).exists()]
+    if not there:
+        return
+    try:
+        found = json.loads((folder / "config.json").read_bytes())
+        if found["model_type"] == MODEL_TYPE:
+            return
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise UserError(
+        f"{folder} holds another {there[0]}, which is kept; choose an empty folder for the model hub's files"
+    )
+
+
 def _json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
@@ -56,7 +86,7 @@ def _json(value: dict[str, Any]) -> bytes:
 def config(card: Card) -> dict[str, Any]:
     """What rebuilds the network: `models.build(architecture, classes=num_labels)` takes the weights as they are."""
     return {
-        "model_type": "featherweight",
+        "model_type": MODEL_TYPE,
         "architecture": card.model,
         "num_labels": len(card.classes),
         "id2label": {str(index): name for index, name in enumerate(card.classes)},
@@ -70,7 +100,7 @@ def config(card: Card) -> dict[str, Any]:
     }
 
 
-def readme(card: Card, forms: Mapping[str, tuple[str, int, Parity]]) -> str:
+def readme(card: Card, forms: Mapping[str, Told]) -> str:
     """The model card: a metadata header in YAML, then what a person should know before using the network."""
     data = _DATASETS.get(card.dataset, card.dataset)
     accuracy = "not recorded" if card.test_accuracy is None else f"{100 * card.test_accuracy:.2f} %"
@@ -111,27 +141,32 @@ less often than the accuracy above says, and the confidence does not show it.
     return _header(card, bool(forms)) + shown
 
 
-def _onnx_part(forms: Mapping[str, tuple[str, int, Parity]]) -> str:
+def _onnx_part(forms: Mapping[str, Told]) -> str:
     if not forms:
         return ""
     rows = [
-        f"| `{name}` | {form} | {size:,} | {100 * parity.accuracy:.2f} % | "
-        f"{parity.agreeing:,} of {parity.images:,} | {parity.max_difference:.2g} |"
-        for form, (name, size, parity) in forms.items()
+        f"| `{told.file}` | {form} | {told.size:,} | {100 * told.parity.accuracy:.2f} % | "
+        f"{told.parity.agreeing:,} of {told.parity.images:,} | {told.parity.max_difference:.2g} | "
+        + " | ".join(f"{milliseconds:.2f} ms" for milliseconds in told.milliseconds.values())
+        + " |"
+        for form, told in forms.items()
     ]
-    first = next(iter(forms.values()))[0]
+    first = next(iter(forms.values()))
+    times = [f"a batch of {batch}" for batch in first.milliseconds]
     return "\n".join(
         [
             "",
             "Without torch (numpy, pillow and onnxruntime), with raw 0-255 pixels, normalisation and softmax inside:",
             "",
             "```",
-            f"python predictor.py {first} cat.png",
+            f"python predictor.py {first.file} cat.png",
             "```",
             "",
-            "| file | form | bytes | test accuracy | same class as torch | largest difference |",
-            "|---|---|---:|---:|---:|---:|",
+            f"| file | form | bytes | test accuracy | same class as torch | largest difference | {' | '.join(times)} |",
+            f"|---|---|---:|---:|---:|---:|{'---:|' * len(times)}",
             *rows,
+            "",
+            "Times: of the quickest call, one thread, on the machine that exported it.",
             "",
         ]
     )

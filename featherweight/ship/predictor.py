@@ -87,11 +87,14 @@ def read_picture(
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of sloppy metadata and of size, which is looked at here
         try:
             with _open(source) as image:
+                _limit(image)
                 if not isinstance(source, Image.Image):
                     image.draft(None, (JPEG_HEADROOM * side, JPEG_HEADROOM * side))  # JPEG alone obeys
                 with _hushed() if image.format == "TIFF" else contextlib.nullcontext():
-                    _load(image)
-                return _scaled(_upright(image), side, keep_shape)
+                    image.load()
+                _limit(image)  # an icon's own picture may be larger than its list says
+                whole_16 = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")  # which are no wider
+                return _scaled(_upright(image), side, keep_shape, whole_16)
         except PictureError:
             raise
         except Image.DecompressionBombError as error:
@@ -152,13 +155,11 @@ def _what_else(start: bytes) -> str:
     return "is not a picture of a kind that is read here; save it as PNG or JPEG first"
 
 
-def _load(image: Image.Image) -> None:
-    """Decode the pixels, if they are not too many."""
+def _limit(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise PictureError(_too_large(f" ({image.width} x {image.height})"))
     if not image.width or not image.height:
         raise PictureError("has no pixels")
-    image.load()
 
 
 @contextlib.contextmanager
@@ -191,28 +192,32 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _scaled(image: Image.Image, side: int, keep_shape: bool) -> np.ndarray:
+def _scaled(image: Image.Image, side: int, keep_shape: bool, whole_16: bool) -> np.ndarray:
     longer = max(image.size)
     width, height = (max(1, round(side * extent / longer)) if keep_shape else side for extent in image.size)
-    return np.array(_rgb(image).resize((width, height), Image.Resampling.BICUBIC))
+    return np.array(_rgb(image, whole_16).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, whole_16: bool) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_grey(np.asarray(image))).convert("RGB")
+        values = np.asarray(image)
+        grey, clear = _grey(values, whole_16), image.info.get("transparency")
+        if isinstance(clear, int):
+            grey[values == clear] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     return image.convert("RGB")
 
 
-def _grey(values: np.ndarray) -> np.ndarray:
+def _grey(values: np.ndarray, whole_16: bool) -> np.ndarray:
     """Grey of 16 bits, or of an unstated range, as 8 bits. (Pillow's own conversion cuts off all above 255.)"""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise PictureError("holds values that are not finite")
-    low, high = float(values.min()), float(values.max())
-    if values.dtype.kind in "iu" and low >= 0 and high <= 65535:
+    if whole_16:
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 / 255 = 257, rounded to the nearest
+    low, high = float(values.min()), float(values.max())
     span = high - low or 1.0
     return np.rint((values.astype(np.float64) - low) * (255 / span)).astype(np.uint8)
 

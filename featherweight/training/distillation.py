@@ -14,20 +14,33 @@ import torch.nn.functional as F
 
 from featherweight import weights
 from featherweight.config import TeacherConfig
+from featherweight.datasets import Statistics
 from featherweight.utils import UserError
 
 
 class Teacher:
     """A trained network that answers in evaluation mode, without gradients."""
 
-    def __init__(self, config: TeacherConfig, classes: Sequence[str], device: torch.device) -> None:
+    def __init__(
+        self, config: TeacherConfig, classes: Sequence[str], statistics: Statistics, device: torch.device
+    ) -> None:
         """Loads `config.weights` (a published name, a file or a run). Raises UserError when there is no such network,
-        or when it was made for other classes."""
+        or when it was made for other classes or for pictures normalised otherwise."""
         network, card = weights.load(config.weights)
         if tuple(card.classes) != tuple(classes):
             raise UserError(f"teacher {config.weights}: it knows other classes than the pictures have; choose another")
-        self.config, self.name = config, card.name
+        if (tuple(card.mean), tuple(card.std)) != (tuple(statistics.mean), tuple(statistics.std)):
+            raise UserError(f"teacher {config.weights}: its pictures had another mean or deviation; choose another")
+        self.config, self.card, self.name = config, card, card.name
         self.network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+
+    def require_at_most(self, pictures: int) -> None:
+        """Raises UserError where the teacher was trained on more: then it knows the pictures that are held out now."""
+        if (self.card.train_images or 0) > pictures:
+            raise UserError(
+                f"teacher {self.config.weights}: it was trained on {self.card.train_images:,} pictures, those held out "
+                "here among them; train one with --set data.train_on=train"
+            )
 
     @torch.no_grad()
     def answers(self, pictures: torch.Tensor, precision: AbstractContextManager[object]) -> torch.Tensor:

@@ -3,7 +3,8 @@
     pictures (uint8, in memory) → augmented batch → forward → loss → backward → clip → step → average      per step
     running sums read → validation → checkpoint                                                            per epoch
 
-Nothing on the way of a step waits for the device: loss and hits are summed there and read once a second at most.
+Nothing on the way of a step waits for the device: loss and hits are summed there and read once a second at most. (Where
+albumentations' workers make the batches, sending a batch to the device does wait.)
 Everything random is a function of (seed, epoch, step) or of torch's generator, whose state a checkpoint keeps: on the
 CPU an interrupted run that is carried on ends bit for bit where the uninterrupted one ends.
 """
@@ -83,7 +84,9 @@ class Trainer:
         self.optimizer = build_optimizer(self.network, config.optimizer)
         self.average = AveragedWeights(self.network, config.average) if config.average > 0 else None
         self.loss = loss_function(network, config.label_smoothing)
-        self.teacher = Teacher(config.teacher, pictures.classes, device) if config.teacher.weights else None
+        self.teacher = Teacher(config.teacher, pictures.classes, statistics, device) if config.teacher.weights else None
+        if self.teacher is not None and validation is not None:
+            self.teacher.require_at_most(len(pictures))
         self.statistics = statistics
         self.source = BatchSource(
             config.augment,
@@ -229,13 +232,14 @@ class Trainer:
                 [loss.detach().to(self.sums.dtype) * len(labels), hits, hits.new_full((), len(labels))]
             )
 
-    def first_losses(self) -> list[float]:
-        """Does the first steps of a run that is not yet begun, and no more; gives their losses."""
+    def first_losses(self, done: Callable[[], object] = lambda: None) -> list[float]:
+        """Does the first steps of a run that is not yet begun, and no more; gives their losses. done: told each."""
         source = self.source.epoch(epoch_order(self.source.count, self.config.seed, 0), epoch=0)
         self.network.train()
         with self.source, closing(source) as stream:
             for self.progress.step, (pictures, labels) in zip(range(FIRST_STEPS), stream, strict=False):
                 self._step(pictures, labels)
+                done()
         self._read_first_losses()
         return self.progress.first_losses
 

@@ -50,9 +50,11 @@ def muon_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[str, A
     """Three groups: kernels that mix channels, for Muon; other kernels and matrices; norms and biases.
 
     Depthwise kernels (one input channel each) and the first layer's (as many as the picture has) are vectors rather
-    than matrices to be made orthogonal: they go with the rest.
+    than matrices to be made orthogonal, and the last one gives the class scores, whose scale must be free to grow:
+    they go with the rest.
     """
-    mixing = [p for p in network.parameters() if p.requires_grad and p.ndim == 4 and p.shape[1] > 3]
+    weights = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    mixing = [p for p in weights[:-1] if p.ndim == 4 and p.shape[1] > 3]
     chosen = {id(p) for p in mixing}
     rest = [
         {**group, "params": [p for p in group["params"] if id(p) not in chosen]}
@@ -68,7 +70,7 @@ class Muon(torch.optim.Optimizer):
 
     Source: Keller Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; as there for small
     convolutional networks, each kernel [O, I, h, w] is one O x (I·h·w) matrix, held at Frobenius norm sqrt(O), so that
-    its scale (which the batch norm after it takes out) cannot grow and needs no weight decay.
+    its scale (which a batch norm or a freely scaled layer further on makes up for) cannot grow and needs no decay.
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:

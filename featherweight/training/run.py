@@ -73,6 +73,11 @@ def train(
             code = code.removesuffix("+changes") + "+changes"
         if trainer.progress.finished and folder.result.exists():
             raise UserError(f"the run in {folder.path} is finished; its record is {folder.result}: nothing to carry on")
+        if trainer.progress.epoch >= config.epochs and not trainer.progress.finished:
+            raise UserError(
+                f"the run in {folder.path} has done {trainer.progress.epoch} epochs already; carry it on to more with "
+                "--epochs, or start a new one"
+            )
         say(f"carrying on at epoch {trainer.progress.epoch + 1}, step {trainer.progress.step}")
     trainer.started(begun)
     versions = {**package_versions(), "commit": code, "device": describe_device(device)}
@@ -125,12 +130,17 @@ def prepare(
     return Trainer(network, config, trained_on, validation, statistics, device), facts, trained_on
 
 
-def first_losses(config: TrainConfig, data_dir: Path | None = None) -> list[float]:
+def first_losses(
+    config: TrainConfig, data_dir: Path | None = None, done: Callable[[], object] = lambda: None
+) -> list[float]:
     """The losses of a run's first ten steps, as its record tells them, exactly: on one kind of CPU, at the same commit
-    and number of threads, bit for bit the same. Nothing is written. Raises as `train` does."""
+    and number of threads, bit for bit the same. Nothing is written.
+
+    done: called after each step. Raises as `train` does.
+    """
     trainer, _, _ = prepare(config, data_dir, whiten=config.whiten)
     torch.manual_seed(mix_seed(config.seed, -1))
-    return trainer.first_losses()
+    return trainer.first_losses(done)
 
 
 def _tensorboard(trainer: Trainer, folder: RunFolder) -> TensorBoardLog:
@@ -269,7 +279,8 @@ def _record(
         config=to_dict(config),
         date=datetime.date.today().isoformat(),
         extras={"fused": trainer.fused, "first_losses": progress.first_losses}
-        | ({} if found is None else {"test_pictures_among_training": shared}),
+        | ({} if found is None else {"test_pictures_among_training": shared})
+        | ({} if trainer.teacher is None else {"teacher_sha256": trainer.teacher.card.weights_sha256}),
     )
 
 

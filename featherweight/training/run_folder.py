@@ -13,6 +13,7 @@ curves.png       loss, accuracy and rate over the epochs
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -105,10 +106,13 @@ def _is_run_of(folder: str, name: str) -> bool:
 
 
 def commit() -> str:
-    """The commit of the checkout this package stands in, with `+changes` where files differ; "" outside one."""
+    """The commit of the checkout this package stands in, with `+changes` where files differ.
+
+    Where its history is not there: $FEATHERWEIGHT_COMMIT, for a clean copy that was taken to another machine, or "".
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
-        return ""
+        return os.environ.get("FEATHERWEIGHT_COMMIT", "")
     try:
         git = ["git", "-C", str(root)]
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)

@@ -20,3 +20,6 @@ def page(tmp_path_factory: pytest.TempPathFactory, odd: Path) -> Iterator[Runnin
     """The page with two networks."""
     with serving(tmp_path_factory.mktemp("page") / "kept", "feather_quick", str(odd), "--port", "0") as running:
         yield running
+        # After all that the tests did with it: neither telemetry nor anything else was looked up or connected to.
+        reached = running.reached.read_text().splitlines()
+        assert [line for line in reached if not line.endswith(" 127.0.0.1")] == []

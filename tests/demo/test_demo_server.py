@@ -150,7 +150,8 @@ def test_it_ends_cleanly(tmp_path: Path, number: int) -> None:
         assert running.end(number) == 0
         stream.close()
         connection.close()
-        assert running.errors.read_text() == ""
+        said = running.errors.read_text().splitlines()  # on a busy machine, how far the start is
+        assert all(line.startswith("starting the page: ") for line in said), said
         assert gone(tmp_path / "kept")
         outside = [line for line in running.reached.read_text().splitlines() if not line.endswith(" 127.0.0.1")]
         assert outside == []

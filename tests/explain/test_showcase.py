@@ -150,10 +150,14 @@ def test_figures_of_older_weights_are_told(folder: Path) -> None:
             wall_seconds=1, train_seconds=1, device="cpu x", threads=1, torch="2", commit="", data_sha256="a" * 64,
             weights="w", weights_sha256=published,
         )  # fmt: skip
-        return figure_list.markdown(figures, "docs/figures", {"little": record})
+        text = figure_list.markdown(figures, "docs/figures", {"little": record})
+        assert "draw the figures anew" in text  # this run was not there when they were drawn
+        return text
 
     assert "Other weights are published by now" in told("b" * 64)
     assert "Other weights" not in told(digest)
+    assert "Other runs are published by now" in told(digest)
+    assert "draw the figures anew" not in figure_list.markdown(figures, "docs/figures", {})
     assert "not drawn yet" in figure_list.markdown(folder / "nowhere", "x", {}).lower()
 
 

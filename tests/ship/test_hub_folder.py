@@ -23,6 +23,27 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "hub"
 
 
+def test_it_is_written_anew_but_over_no_other_folders_files(folder: Path, tmp_path: Path) -> None:
+    path, card = weights.resolve("feather_quick"), weights.load("feather_quick")[1]
+    write_folder(folder, path, card)
+    for name, content in (("README.md", "# Mine"), ("config.json", '{"epochs": 4}'), ("config.json", "[")):
+        place = tmp_path / content
+        place.mkdir()
+        (place / name).write_text(content)
+        with pytest.raises(UserError, match=f"another {name}, which is kept"):
+            write_folder(place, path, card)
+        assert [(one.name, one.read_text()) for one in place.iterdir()] == [(name, content)]
+
+
+def test_explain_takes_its_settings_from_the_recipe(folder: Path) -> None:
+    """Its config.json is a network's, which says nothing of the training, and not a run's."""
+    from featherweight import config
+    from featherweight.commands.explain import _settings
+
+    card = weights.load(folder)[1]
+    assert _settings(folder / "model.safetensors", card, None).augment == config.resolve("feather_quick", {}).augment  # type: ignore[union-attr]
+
+
 def test_the_folder_rebuilds_the_network(folder: Path) -> None:
     names = {"model.safetensors", "model.json", "config.json", "README.md", "predictor.py"}
     assert {path.name for path in folder.iterdir()} == names

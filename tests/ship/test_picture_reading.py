@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from ship_pictures import bad_files, gradient, png_claiming
 
+from featherweight.ship import predictor
 from featherweight.ship.predictor import (
     PictureError,
     find_pictures,
@@ -96,8 +97,11 @@ def test_grey_of_every_depth_keeps_its_brightness() -> None:
     contents.append(saved(Image.fromarray(wide.astype(np.int32)), "TIFF"))
     contents.append(saved(Image.fromarray(levels.astype(np.float32) / 255), "TIFF"))
     contents.append(saved(Image.fromarray(levels.astype(np.int32) * 1000), "TIFF"))
+    contents.append(saved(Image.fromarray(levels.astype(np.int32)), "TIFF"))
     for content in contents:
         np.testing.assert_array_equal(read_picture(content, 32), expected)
+    clear = read_picture(saved(sixteen, "PNG", transparency=0), 32)  # what is black is transparent: on white
+    np.testing.assert_array_equal(clear, np.where(expected == 0, 255, expected))
     bits = Image.fromarray(levels > 127)
     np.testing.assert_array_equal(read_picture(saved(bits, "PNG"), 32), np.where(expected > 127, 255, 0))
     broken = Image.fromarray(np.full((32, 32), np.nan, np.float32))
@@ -171,6 +175,14 @@ def test_bad_files_are_told_in_one_line(tmp_path: Path) -> None:
             read_picture(name, 32)
     with pytest.raises(PictureError, match="uint8"):
         read_picture(np.zeros((32, 32, 4), np.uint8), 32)
+
+
+def test_a_jpeg_is_no_smaller_for_being_decoded_at_a_reduced_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = saved(gradient(1100, 1000), "JPEG")
+    assert read_picture(content, 32).shape == (32, 32, 3)
+    monkeypatch.setattr(predictor, "MAX_PIXELS", 1_000_000)
+    with pytest.raises(PictureError, match=r"1 million pixels \(1100 x 1000\)"):
+        read_picture(content, 32)
 
 
 def test_the_pixel_limit_is_told_before_anything_is_decoded() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from featherweight import datasets, models, weights
+from featherweight.augment import normalize
 from featherweight.config import AugmentConfig, DataConfig, OptimizerConfig, TeacherConfig, TrainConfig
 from featherweight.training.distillation import Teacher
 from featherweight.training.engine import Trainer
@@ -17,6 +18,7 @@ from featherweight.utils import UserError
 from featherweight.weights import Card
 
 CLASSES = tuple("0123456789")
+STATISTICS = datasets.STATISTICS["digits"]
 
 
 @pytest.fixture
@@ -26,9 +28,10 @@ def teacher_file(tmp_path: Path) -> Path:
         name="teacher",
         model="feather_quick",
         classes=CLASSES,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
+        mean=STATISTICS.mean,
+        std=STATISTICS.std,
         input_size=32,
+        train_images=160,
         dataset="digits",
         recipe="digits",
     )
@@ -36,7 +39,8 @@ def teacher_file(tmp_path: Path) -> Path:
 
 
 def teacher(path: Path, **settings: float) -> Teacher:
-    return Teacher(TeacherConfig(weights=str(path), **settings), CLASSES, torch.device("cpu"))  # type: ignore[arg-type]
+    config = TeacherConfig(weights=str(path), **settings)  # type: ignore[arg-type]
+    return Teacher(config, CLASSES, STATISTICS, torch.device("cpu"))
 
 
 def test_the_loss_is_the_softened_divergence_and_the_labels_share(teacher_file: Path) -> None:
@@ -59,7 +63,13 @@ def test_the_teacher_is_left_as_it_was(teacher_file: Path) -> None:
 
 def test_other_classes_and_no_file_are_told(teacher_file: Path) -> None:
     with pytest.raises(UserError, match="other classes"):
-        Teacher(TeacherConfig(weights=str(teacher_file)), ("cat", "dog"), torch.device("cpu"))
+        Teacher(TeacherConfig(weights=str(teacher_file)), ("cat", "dog"), STATISTICS, torch.device("cpu"))
+    other = dataclasses.replace(STATISTICS, mean=(0.5, 0.5, 0.5))
+    with pytest.raises(UserError, match="another mean"):
+        Teacher(TeacherConfig(weights=str(teacher_file)), CLASSES, other, torch.device("cpu"))
+    teacher(teacher_file).require_at_most(160)
+    with pytest.raises(UserError, match="160 pictures, those held out here among them"):
+        teacher(teacher_file).require_at_most(144)
     with pytest.raises(UserError, match="no-such"):
         teacher(Path("no-such.safetensors"))
 
@@ -82,10 +92,9 @@ def test_a_student_of_nothing_but_its_teacher_comes_to_agree_with_it(teacher_fil
     losses: list[float] = []
     for config in (settings, dataclasses.replace(settings, teacher=TeacherConfig())):
         torch.manual_seed(1)
-        statistics = datasets.STATISTICS["digits"]
-        run = Trainer(models.build("feather_quick"), config, pictures, None, statistics, torch.device("cpu"))
+        run = Trainer(models.build("feather_quick"), config, pictures, None, STATISTICS, torch.device("cpu"))
         run.train(tmp_path / f"{len(losses)}.safetensors", lambda figures: None)
-        inputs = (images.float() / 255 - 0.5).permute(0, 3, 1, 2) * 2
+        inputs = normalize(images, STATISTICS.mean, STATISTICS.std)
         judge = teacher(teacher_file, share=1.0, temperature=1.0)
         outputs = run.final_network().eval()(inputs)
         losses.append(judge.loss(outputs, judge.answers(inputs, nullcontext()), torch.zeros(())).item())

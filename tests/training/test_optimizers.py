@@ -81,13 +81,27 @@ def test_the_rest_of_muon_steps_as_sgd_does() -> None:
     torch.testing.assert_close(ours.bias, theirs.bias)
 
 
+@pytest.mark.parametrize("name", models.names())
+def test_muon_takes_what_mixes_channels_and_neither_the_first_layer_nor_the_class_scores(name: str) -> None:
+    network = models.build(name)
+    optimizer = build_optimizer(network, OptimizerConfig(name="muon"))
+    taken = {id(p) for group in optimizer.param_groups if group["orthogonal"] for p in group["params"]}
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    assert not {id(weights[0]), id(weights[-1])} & taken
+    middle = [p for p in weights[1:-1] if p.shape[1] > 1]
+    assert middle
+    assert {id(p) for p in middle} == taken
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
+
+
 def test_muon_holds_kernels_at_their_norm() -> None:
     torch.manual_seed(0)
-    layer = nn.Conv2d(8, 16, 3, bias=False)
-    optimizer = build_optimizer(layer, OptimizerConfig(name="muon", lr=0.01, momentum=0.6))
+    layer, scores = nn.Conv2d(8, 16, 3, bias=False), nn.Conv2d(16, 10, 1, bias=False)
+    network = nn.Sequential(layer, scores)
+    optimizer = build_optimizer(network, OptimizerConfig(name="muon", lr=0.01, momentum=0.6))
     for _ in range(3):
         optimizer.zero_grad()
-        layer(torch.randn(2, 8, 6, 6)).square().sum().backward()
+        network(torch.randn(2, 8, 6, 6)).square().sum().backward()
         optimizer.step()
     # norm sqrt(O) = 4 before the step, then a step of at most lr · sqrt(O) · 1.3
     assert layer.weight.norm().item() == pytest.approx(4, abs=0.06)
