@@ -54,28 +54,31 @@ def test_importing_the_package_does_not_import_torch_or_numpy() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_photographs_and_scenes_that_are_no_cifar_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("network", "least"), [("feather_quick", 3), ("feather_200k", 6)])
+def test_photographs_and_scenes_that_are_no_cifar_images(
+    network: str, least: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Ten photographs, eight drawn scenes: each is answered, and far more of them rightly than chance allows.
 
-    Chance names one of ten pictures rightly. It gets 8 of 18 right once in 6,000 times; of the photographs, it has the
-    right class among its three best in 6 of 10 once in 21, and one that always says "bird" is right in one class only.
-    (Ten runs of the recipe and of its drafts: 3 to 5 of the 10 photographs, in 3 to 5 of their 5 classes; 6 to 8 among
-    the three best; 6 to 8 of the scenes.)
+    Of ten pictures, chance names one rightly, and has the right class among the three best of 7 of them once in 94
+    times; one that always says "bird" is right in one class only. Free photographs of the other five classes were not
+    found, so these are drawn. (docs/LOG.md has what the published networks and several drafts got.)
     """
     for name, draw in SCENES.items():
         draw().save(tmp_path / f"{name}.png")
     for name in PHOTOGRAPHS:
         (tmp_path / f"{name}.jpg").write_bytes((PICTURES / f"{name}.jpg").read_bytes())
-    truth = PHOTOGRAPHS | {name: name for name in SCENES}
-    code, told, errors = predict(capsys, str(tmp_path))
-    assert (code, len(told), errors) == (0, 18, [])
-    rows = {Path(row["path"]).stem: row for row in told}
-    assert {name for name, row in rows.items() if row["error"] is None} == set(truth)
-    right = [name for name, row in rows.items() if row["label"] == truth[name]]
-    assert len(right) >= 8, right
-    assert len({truth[name] for name in right if name in PHOTOGRAPHS}) >= 3, right
+    assert cli.main(["predict", network, str(tmp_path), "--json"]) == 0
+    told = capsys.readouterr()
+    rows = {Path(row["path"]).stem: row for row in json.loads(told.out)}
+    assert told.err == ""
+    assert {name for name, row in rows.items() if row["error"] is None} == {*PHOTOGRAPHS, *SCENES}
+    right = [name for name, kind in PHOTOGRAPHS.items() if rows[name]["label"] == kind]
+    assert len(right) >= least, right
+    assert len({PHOTOGRAPHS[name] for name in right}) >= 3, right
     near = [name for name, kind in PHOTOGRAPHS.items() if kind in [one["label"] for one in rows[name]["top"]]]
-    assert len(near) >= 6, near
+    assert len(near) >= 7, near
+    assert sum(rows[name]["label"] == name for name in SCENES) >= 6
 
 
 def test_bad_files_stop_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from featherweight import config, datasets, models
 from featherweight.config import AugmentConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from featherweight.models.layers import GlobalAveragePool, Residual, conv_norm_relu
 from featherweight.training.averaging import AveragedWeights
 from featherweight.training.engine import Trainer, epoch_order, loss_function, resolve_precision, shrunk
 from featherweight.utils import UserError
@@ -259,10 +260,21 @@ def test_small_pictures_come_first_and_the_full_size_last(tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # inductor, at its import
 def test_a_compiled_network_takes_the_same_steps(tmp_path: Path) -> None:
-    """Two steps, to float accuracy, the averaged weights included, and the keys are the plain network's."""
+    """Two steps, to float accuracy, the averaged weights included, and the keys are the plain network's. A network of
+    two layers: what is compiled for a larger one takes the compiler most of a minute."""
     short = dataclasses.replace(QUICK, epochs=1, batch_size=80)
-    plain = weights_after(short, tmp_path / "plain")
-    fused = weights_after(dataclasses.replace(short, compile=True), tmp_path / "compiled")
+    ends = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            conv_norm_relu(3, 8), Residual(conv_norm_relu(8, 8)), GlobalAveragePool(), nn.Linear(8, 3)
+        )
+        settings = dataclasses.replace(short, compile=compiled)
+        statistics = datasets.Statistics(mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2))
+        run = Trainer(network, settings, pictures(), None, statistics, torch.device("cpu"))
+        run.train(tmp_path / f"{compiled}.safetensors", lambda figures: None)
+        ends.append(run.final_network().state_dict())
+    plain, fused = ends
     assert list(plain) == list(fused)
     for key, value in plain.items():
         torch.testing.assert_close(fused[key], value, atol=2e-3, rtol=2e-3)
