@@ -196,7 +196,7 @@ def test_train(run: Callable[..., Answer], tmp_path: Path) -> None:
 def test_bench(run: Callable[..., Answer]) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed: no digits to train on")
     command = ["bench", "--dataset", "digits", "--model", "feather_quick", "--forms", "recipe", "--device", "cpu"]
-    command += ["--seconds", "0.05", "--repeats", "1", "--json"]
+    command += ["--seconds", "0.05", "--repeats", "1", "--batch-size", "32", "--json"]
     _, out, err = run(*command, on_terminal=True)
     assert json.loads(out)["kind"] == "speed"
     assert re.search(r"[━╸╺ ]{12} feather_quick: \d of 7 turns", err)

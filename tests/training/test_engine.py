@@ -113,7 +113,7 @@ def test_a_run_cut_off_at_any_step_goes_on_bit_for_bit(tmp_path: Path, name, sto
     assert equal(whole, resumed.final_network().state_dict())
 
 
-TRAIN = [sys.executable, "-m", "featherweight", "train", "--recipe", "digits", "--epochs", "3", "--device", "cpu"]
+TRAIN = [sys.executable, "-m", "featherweight", "train", "--recipe", "digits", "--epochs", "2", "--device", "cpu"]
 TRAIN += ["--threads", "2"]  # their sums are added in order
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -141,12 +141,12 @@ def test_a_signalled_run_that_is_resumed_ends_as_the_uninterrupted_one(
     assert process.returncode == 130, told
     assert "--resume" in told.strip().splitlines()[-1]
     assert "Traceback" not in told
-    assert len(metrics.read_text().splitlines()) < 3
+    assert len(metrics.read_text().splitlines()) == 1
     resume = [*command, "--resume", "--json"]
     done = subprocess.run(resume, check=True, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert (tmp_path / "cut" / "model.safetensors").read_bytes() == uninterrupted
-    assert json.loads(done.stdout)["epochs"] == 3
-    assert len(metrics.read_text().splitlines()) == 3
+    assert json.loads(done.stdout)["epochs"] == 2
+    assert len(metrics.read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("damage", ["truncate", "scribble", "other", "absent"])

@@ -52,18 +52,18 @@ def test_or_digits_goes_on_and_says_so_first_and_last(nowhere: Path) -> None:
 
 @pytest.mark.slow
 def test_digits_needs_nothing_and_resumes_nothing(nowhere: Path) -> None:
-    done = run(nowhere, "--dataset", "digits", "--epochs", "2", "--json")
+    done = run(nowhere, "--dataset", "digits", "--epochs", "1", "--json")
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert record["test_images"] == 355
-    assert record["recipe"] == "digits+epochs=2"
+    assert record["recipe"] == "digits+epochs=1"
     lines = [line for line in done.stderr.splitlines() if line.startswith("epoch")]
-    assert len(lines) == 2
+    assert len(lines) == 1
     assert all("loss" in line and "accuracy" in line for line in lines)
     (folder,) = (nowhere / "runs").iterdir()
     kept = {path.name for path in folder.iterdir()}
     assert kept >= {"config.json", "versions.json", "metrics.jsonl", "result.json", "curves.png", "model.safetensors"}
-    again = run(nowhere, "--dataset", "digits", "--epochs", "2", "--resume")
+    again = run(nowhere, "--dataset", "digits", "--epochs", "1", "--resume")
     assert again.returncode == 2
     assert "finished" in again.stderr
     over = run(nowhere, "--dataset", "digits", "--out", str(folder))
@@ -81,7 +81,7 @@ def test_a_network_that_misses_the_rules_is_not_trained(nowhere: Path) -> None:
 @pytest.mark.slow
 def test_a_terminal_gets_a_bar_with_loss_and_accuracy(nowhere: Path) -> None:
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "featherweight", "train", "--dataset", "digits", "--epochs", "2"]
+    command = [sys.executable, "-m", "featherweight", "train", "--dataset", "digits", "--epochs", "1"]
     command += ["--set", "batch_size=8"]  # slow enough for the bar to be drawn
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
     process = subprocess.Popen(command, cwd=nowhere, stdout=subprocess.DEVNULL, stderr=theirs, env=environment)
@@ -97,7 +97,7 @@ def test_a_terminal_gets_a_bar_with_loss_and_accuracy(nowhere: Path) -> None:
             break
     assert process.wait(timeout=60) == 0
     text = shown.decode(errors="replace")
-    assert "epoch 1/2" in text
+    assert "epoch 1/1" in text
     assert "accuracy" in text
     assert "━" in text
 
