@@ -109,3 +109,12 @@ def test_another_engine_flips_by_chance_where_the_recipe_alternates() -> None:
     assert same.recipe == "feather_quick"
     insisted = config.resolve("feather_quick", {"augment.engine": "none", "augment.alternate_flip": "true"})
     assert insisted.augment.alternate_flip  # and is refused where the pictures are made
+
+
+def test_settings_that_cannot_stand_together_are_one_line() -> None:
+    with pytest.raises(UserError, match="stop_at_accuracy needs pictures that are held out"):
+        config.resolve("digits", {"stop_at_accuracy": "0.5"})
+    assert config.resolve("digits", {"stop_at_accuracy": "0.5", "data.train_on": "train"}).stop_at_accuracy == 0.5
+    for order in (("epochs", "epochs.x"), ("epochs.x", "epochs")):
+        with pytest.raises(UserError, match="epochs is both a setting and a section"):
+            config.resolve("digits", dict.fromkeys(order, "1"))

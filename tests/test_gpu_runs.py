@@ -82,3 +82,16 @@ def test_the_archive_holds_what_can_be_published(plan: ModuleType, tmp_path: Pat
             "runs/little-seed0/result.json",
             "runs/unfinished-seed0.log",
         ]
+
+
+def test_a_run_that_had_saved_nothing_is_begun_anew(plan: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(plan.subprocess, "Popen", lambda words, **_: asked.append(words))
+    for name in ("begun", "saved"):
+        plan.folder(name, 0).mkdir(parents=True)
+        (plan.folder(name, 0) / "config.json").write_text("{}")
+    (plan.folder("saved", 0) / "checkpoint.safetensors").write_text("")
+    for name in ("begun", "saved", "new"):
+        plan.start(name, 0, "cpu")
+    assert ["--resume" in words for words in asked] == [False, True, False]
+    assert [plan.folder(name, 0).exists() for name in ("begun", "saved", "new")] == [False, True, False]

@@ -173,8 +173,8 @@ def _measure_network(
             bar.step()
         for contender in every.values():
             contender.dismiss()
-    tried[PLAIN] = profiles[PLAIN]
     plain = every[PLAIN]
+    tried[PLAIN] = profiles[PLAIN]
     return {
         "model": model,
         "recipe": job.recipe,

@@ -40,11 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=whole_from(2), help="pictures a step (default: the recipe's)")
     add("--forms", nargs="+", metavar="FORM", help="our engine's forms (default: what suits each recipe; see below)")
     add("--dataset", help="cifar10 or digits (default: the recipe's)")
-    add(
-        "--workers",
-        type=whole_from(1),
-        help="worker processes of either loop (default: one for each core)",
-    )
+    add("--workers", type=whole_from(1), help="worker processes of either loop (default: one for each core)")
     add("--repeats", type=whole_from(1), help="turns each (default: 5)")
     add("--seconds", type=_seconds, help="of a turn (default: 6; of inference: 1)")
     add("--time-to", type=_fraction, metavar="ACCURACY", help="train a recipe to its end; is this accuracy reached?")

@@ -39,8 +39,8 @@ def write_folder(
     """Write the folder's files, all or none, and return their paths.
 
     weights_path: the .safetensors file that `card` belongs to. forms: by name ("fp32", "int8"), what the README shall
-    tell of the .onnx files. Raises UserError when the weights are not the card's the folder
-    cannot be written, or it holds other files of these names.
+    tell of the .onnx files. Raises UserError when the weights are not the card's, when the folder
+    cannot be written, and when it holds other files of these names.
     """
     folder = Path(folder)
     require_own(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from featherweight.records import read_json_object
 from featherweight.report import code_cell, markdown, text_cell
@@ -52,11 +51,3 @@ def onnx_table(folder: Path) -> str:
         "against torch; largest difference: of any probability. Times: of the quickest call, one thread, and how many "
         "times quicker than torch with one thread."
     )
-
-
-def digests(folder: Path) -> dict[str, Any]:
-    """For each card in `folder`, by file name: the SHA-256 of the weights that were exported."""
-    return {
-        path.name: read_json_object(path, limit=MAX_CARD, what="card").get("weights_sha256")
-        for path in sorted(folder.glob("*.json"))
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import importlib.util
 import json
@@ -17,7 +18,7 @@ import pytest
 from demo_server import Running, gone, serving
 
 from featherweight.demo import server
-from featherweight.demo.guard import FORM_ROOM
+from featherweight.demo.guard import FORM_ROOM, Guard
 from featherweight.utils import UserError
 
 if importlib.util.find_spec("gradio") is None:  # not imported here: that takes seconds
@@ -260,3 +261,24 @@ def test_without_gradio_it_says_how_to_get_it(gradio: str, words: str) -> None:
     assert done.stdout == ""
     assert len(complaints(done.stderr)) == 1
     assert words in done.stderr
+
+
+def test_uploads_are_refused_while_too_many_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a").write_bytes(bytes(70))
+    (tmp_path / "b").write_bytes(bytes(30))
+    assert server._size(tmp_path) == 100
+    sent: list[dict] = []
+
+    async def answer(*_: object) -> None:
+        sent.append({"status": 200})
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    for full, path, status in ((True, "/upload", 507), (False, "/upload", 200), (True, "/queue/join", 200)):
+        scope = {"type": "http", "path": f"/gradio_api{path}", "headers": []}
+        sent.clear()
+        guard = Guard(answer, names=None, most_bytes=10, full=lambda full=full: full)
+        asyncio.run(guard(scope, answer, send))  # type: ignore[arg-type]
+        assert sent[0]["status"] == status

@@ -23,7 +23,14 @@ from featherweight.explain.field_figure import receptive_field_figure
 from featherweight.explain.filters import as_colours, colourfulness, first_layer, flatness
 from featherweight.explain.landscape import ANCHORS, Point, _draw_point, accuracy_against_parameters
 from featherweight.explain.layers import UnitField
-from featherweight.explain.pictures import augmented_batch, first_right, surest_errors, verdicts, wrong_pictures
+from featherweight.explain.pictures import (
+    augmented_batch,
+    describe,
+    first_right,
+    surest_errors,
+    verdicts,
+    wrong_pictures,
+)
 from featherweight.explain.saliency import CAM, PIXELS, MapRow, gathered, overlays, where_strongest
 from featherweight.explain.style import Exhibit, new_figure, rounded, show_picture, to_pictures, to_png
 from featherweight.utils import UserError
@@ -306,3 +313,9 @@ def test_grey_is_grey_and_faded_is_paler() -> None:
     assert np.allclose(shown[..., 0], shown[..., 2])
     assert shown.min() >= 0.5
     assert to_png(figure) == to_png(figure)
+
+
+def test_alternating_flips_are_described_as_such() -> None:
+    chance, turns = (describe(to_dict(AugmentConfig(alternate_flip=turns))) for turns in (False, True))
+    assert chance.startswith("Mirrored with probability 0.5; with probability 0.5 shifted")
+    assert turns.startswith("Mirrored in every other epoch, half of the pictures in the first; with probability 0.5")

@@ -202,3 +202,17 @@ def test_tensorboard_sees_the_run_and_changes_nothing(tmp_path: Path) -> None:
     (events,) = (tmp_path / "seen" / "tensorboard").iterdir()
     text = events.read_bytes()
     assert all(word in text for word in (b"loss", b"accuracy", b"pictures", b"c1/0"))
+
+
+def test_a_copy_without_its_history_is_told_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from featherweight.training import run_folder
+
+    monkeypatch.setenv("FEATHERWEIGHT_COMMIT", "0123abcd")
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "featherweight" / "training" / "run_folder.py"))
+    assert run_folder.commit() == "0123abcd"
+    monkeypatch.delenv("FEATHERWEIGHT_COMMIT")
+    assert run_folder.commit() == ""
+    monkeypatch.undo()
+    if (Path(__file__).resolve().parents[2] / ".git").exists():
+        monkeypatch.setenv("FEATHERWEIGHT_COMMIT", "0123abcd")
+        assert not run_folder.commit().startswith("0123abcd")  # the history knows better

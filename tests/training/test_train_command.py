@@ -108,9 +108,10 @@ def test_resume_takes_another_rate_but_no_other_data(nowhere: Path) -> None:
     assert begun.returncode == 0, begun.stderr
     assert "held out" in begun.stderr
     (nowhere / "mine" / "result.json").unlink()
-    refused = run(nowhere, "--dataset", "digits", "--resume", "--out", "mine", "--seed", "5")
-    assert refused.returncode == 2
-    assert "cannot change seed" in refused.stderr
+    for change in ("seed=5", "optimizer.name=adamw"):
+        refused = run(nowhere, "--dataset", "digits", "--resume", "--out", "mine", "--set", change)
+        assert refused.returncode == 2
+        assert f"cannot change {change.split('=')[0]}" in refused.stderr
 
 
 def test_main_py_takes_the_options_of_pytorch_cifar(nowhere: Path) -> None:
