@@ -24,6 +24,18 @@ PATIENCE = 120  # seconds: the machine may be busy with other things
 # Names lead nowhere and addresses outside are unreachable, as on a machine without a network.
 NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
 
+# The middle of an element, or null while it moves (a picture above it is still loading) or something covers it.
+_AT_REST = """async selector => {
+    const find = () => document.querySelector(selector), place = e => JSON.stringify(e.getBoundingClientRect());
+    const element = find();
+    if (!element) return null;
+    element.scrollIntoView({block: 'center', behavior: 'instant'});
+    const before = place(element);
+    for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
+    const r = element.getBoundingClientRect(), x = r.x + r.width / 2, y = r.y + r.height / 2;
+    const there = document.elementFromPoint(x, y);
+    return r.width && find() === element && place(element) === before && element.contains(there) ? {x, y} : null }"""
+
 
 def find_chromium() -> str | None:
     return next((found for found in map(shutil.which, NAMES) if found), None)
@@ -152,13 +164,8 @@ class Browser:
         return self.run(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''")
 
     def click(self, selector: str) -> None:
-        """A click with the mouse on the middle of an element, once it is there."""
-        quoted = json.dumps(selector)
-        place = self.wait(
-            f"(() => {{ const e = document.querySelector({quoted}); if (!e) return null;"
-            "e.scrollIntoView({block: 'center', behavior: 'instant'}); const r = e.getBoundingClientRect();"
-            "return r.width ? {x: r.x + r.width / 2, y: r.y + r.height / 2} : null })()"
-        )
+        """A click with the mouse on the middle of an element, once it is there, at rest and under nothing else."""
+        place = self.wait(f"({_AT_REST})({json.dumps(selector)})")
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", {"type": kind, "button": "left", "clickCount": 1, **place})
 
