@@ -141,9 +141,9 @@ def _with_digits_if_needed(config: TrainConfig, args: argparse.Namespace, overri
 
 def _place(config: TrainConfig, args: argparse.Namespace, overrides: dict[str, Any]) -> tuple[TrainConfig, Any]:
     """The configuration and the folder: a new one, or on --resume the run's own with the overrides put over it."""
-    from featherweight.training.run_folder import RunFolder, latest_folder, new_folder
+    from featherweight.training.run_folder import RunFolder, latest_folder, new_folder, run_name
 
-    name = f"{config.recipe}-seed{config.seed}".replace("/", "_")
+    name = run_name(config.recipe, config.seed)
     if not args.resume:
         path = args.out or new_folder(Path("runs"), name)
         folder = RunFolder(path)
@@ -151,7 +151,7 @@ def _place(config: TrainConfig, args: argparse.Namespace, overrides: dict[str, A
             raise UserError(f"{path} holds a run already; carry it on with --resume, or choose another --out")
         return config, folder
     # `--lr 0.01 --resume` carries on the run of the recipe as it is, with another rate from here on.
-    unchanged = f"{config.recipe.split('+')[0]}-seed{config.seed}".replace("/", "_")
+    unchanged = run_name(config.recipe.split("+")[0], config.seed)
     folder = RunFolder(args.out or latest_folder(Path("runs"), name, unchanged))
     if not folder.checkpoint.exists():
         raise UserError(f"no checkpoint in {folder.path}; start a run without --resume")

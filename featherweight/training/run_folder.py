@@ -12,8 +12,10 @@ curves.png       loss, accuracy and rate over the epochs
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shlex
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +23,8 @@ from typing import Any
 
 from featherweight.config import TrainConfig, apply, to_dict
 from featherweight.utils import UserError, write_atomic
+
+LONGEST_NAME = 200  # bytes: file systems take 255, and a number may follow
 
 
 class RunFolder:
@@ -87,22 +91,37 @@ def new_folder(root: Path, name: str) -> Path:
     raise UserError(f"{root} holds 9,999 runs of {name}; clear some away or choose a folder with --out")
 
 
+def run_name(recipe: str, seed: int) -> str:
+    """What the folder of a run is called: `RECIPE-seedN`, a long list of changed settings cut short by its digest."""
+    name = f"{recipe}-seed{seed}".replace("/", "_")
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    start = name.encode()[: LONGEST_NAME - 40].decode(errors="ignore")
+    return f"{start}+{digest}-seed{seed}"
+
+
 def latest_folder(root: Path, *names: str) -> Path:
     """The run to carry on among those of `names` under `root`: of the first name that has one, the newest by its
-    checkpoint, one that is not finished before one that is. Raises UserError when there is none."""
+    checkpoint, one that is not finished before one that is. Raises UserError, with the newest unfinished run of any
+    name where there is one, when there is none of these."""
+    checkpoints = sorted(
+        root.glob("*/checkpoint.safetensors"),
+        key=lambda path: (not path.with_name("result.json").exists(), path.stat().st_mtime),
+    )
     for name in names:
-        checkpoints = sorted(
-            (path for path in root.glob(f"{name}*/checkpoint.safetensors") if _is_run_of(path.parent.name, name)),
-            key=lambda path: (not path.with_name("result.json").exists(), path.stat().st_mtime),
-        )
-        if checkpoints:
-            return checkpoints[-1].parent
-    raise UserError(f"no interrupted run of {names[0]} under {root}; start one without --resume, or name its --out")
+        of_name = [path.parent for path in checkpoints if _is_run_of(path.parent.name, name)]
+        if of_name:
+            return of_name[-1]
+    missing = f"no interrupted run of {names[0]} under {root}"
+    if checkpoints and not checkpoints[-1].with_name("result.json").exists():
+        last = checkpoints[-1].parent
+        raise UserError(f"{missing}; the last one interrupted is carried on by --resume --out {shlex.quote(str(last))}")
+    raise UserError(f"{missing}; start one without --resume, or name its --out")
 
 
 def _is_run_of(folder: str, name: str) -> bool:
-    rest = folder.removeprefix(name)
-    return rest == "" or (rest.startswith("-") and rest[1:].isdigit())
+    return folder == name or (folder.startswith(f"{name}-") and folder[len(name) + 1 :].isdigit())
 
 
 def commit() -> str:

@@ -11,7 +11,7 @@ import torch
 
 from featherweight import config, datasets, weights
 from featherweight.training import run
-from featherweight.training.run_folder import RunFolder, latest_folder, new_folder
+from featherweight.training.run_folder import RunFolder, latest_folder, new_folder, run_name
 from featherweight.utils import UserError, sha256_file
 
 SHORT = config.resolve("digits", {"epochs": "1", "device": "cpu", "precision": "fp32"})
@@ -98,8 +98,23 @@ def test_no_run_overwrites_another_and_the_latest_is_carried_on(tmp_path: Path) 
         (tmp_path / name / "checkpoint.safetensors").write_text("")
     assert new_folder(tmp_path, "a-seed1") == tmp_path / "a-seed1-3"
     assert latest_folder(tmp_path, "a-seed1") == tmp_path / "a-seed1-2"
-    with pytest.raises(UserError, match="no interrupted run"):
+    with pytest.raises(UserError, match=r"no interrupted run of b-seed1 under .* --resume --out .*/a-seed1(0|-2)$"):
         latest_folder(tmp_path, "b-seed1")
+    for name in ("a-seed1", "a-seed1-2", "a-seed10"):
+        (tmp_path / name / "result.json").write_text("{}")
+    with pytest.raises(UserError, match=r"no interrupted run of b-seed1 under .*; start one without --resume"):
+        latest_folder(tmp_path, "b-seed1")
+
+
+def test_a_long_list_of_settings_still_names_a_folder(tmp_path: Path) -> None:
+    many = "feather_quick+" + "+".join(f"augment.setting{n}=0.1" for n in range(40))
+    assert run_name("feather_quick+data.name=a/b", 3) == "feather_quick+data.name=a_b-seed3"
+    names = {run_name(many, 1), run_name(many, 2), run_name(many + "+é" * 100, 1)}
+    assert len(names) == 3
+    for name in names:
+        (tmp_path / f"{name}-999").mkdir()
+        assert name.startswith("feather_quick+augment")
+        assert name[:-1].endswith("-seed")
 
 
 @pytest.mark.cifar10
