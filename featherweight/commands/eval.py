@@ -34,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dataset", help="cifar10 or digits (default: what the weights were made for)")
     add("--data-dir", type=Path, help="where the data set is looked for first")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
-    add("--batch-size", type=whole_from(1), default=500, help="pictures at a time; the figures do not depend on it")
+    add(
+        "--batch-size",
+        type=whole_from(1),
+        help="pictures at a time (default: what suits the device); no figure depends on it",
+    )
     add(
         "--shifted",
         action="store_true",

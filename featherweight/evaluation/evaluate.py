@@ -48,7 +48,7 @@ def evaluate(
     mean: Sequence[float],
     std: Sequence[float],
     device: torch.device | str,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     done: Callable[[int], None] = lambda count: None,
 ) -> Evaluation:
@@ -57,14 +57,18 @@ def evaluate(
     mean, std: per colour, as fractions of 1, as in training. The network is moved to `device` and is left in the mode
     (training or evaluation, module by module) it was in. "fp32" is meant: autocast, TF32 and bf16 shortcuts are off
     meanwhile, so a record can be reproduced whatever precision the network was trained in. The host waits for the
-    device once, at the end. done: called with the number of pictures after each batch. Raises ValueError for an empty
-    set or a wrong argument, UserError when the network's outputs do not fit the pictures' classes or are not finite.
+    device once, at the end. batch_size: pictures at a time; None: what suits the device. done: called with the number
+    of pictures after each batch. Raises ValueError for an empty set or a wrong argument, UserError when the network's
+    outputs do not fit the pictures' classes or are not finite.
     """
     if not len(pictures):
         raise ValueError("there are no pictures to evaluate on")
+    device = torch.device(device)
+    if batch_size is None:
+        # On a processor the maps of few pictures stay in its caches: separable_100k 2.0 times as fast by 100 as by 500.
+        batch_size = 100 if device.type == "cpu" else 1000
     if batch_size < 1 or precision not in ("fp32", "bf16"):
         raise ValueError(f"batch_size must be at least 1 and precision fp32 or bf16, not {batch_size}, {precision!r}")
-    device = torch.device(device)
     network.to(device)
     with _evaluation_mode(network), torch.inference_mode(), arithmetic(device, precision):
         outputs = []

@@ -171,7 +171,7 @@ def evaluate_shifted(
     mean: Sequence[float],
     std: Sequence[float],
     device: torch.device | str,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     shifts: Sequence[Shift] = SHIFTS,
     done: Callable[[int], None] = lambda count: None,
 ) -> list[ShiftFound]:
