@@ -218,11 +218,17 @@ def _exported(form: str, **other: Any) -> dict[str, Any]:
     return {"name": "quick", "onnx": onnx | other}
 
 
-def test_an_exported_networks_row_says_what_its_card_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_exported_networks_row_says_what_its_card_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turned: bool
+) -> None:
     assert onnx_table(tmp_path) == "Not exported yet."
     for form in ("int8", "fp32"):
         (tmp_path / f"quick.{form}.json").write_text(json.dumps(_exported(form)))
+    listed = sorted(tmp_path.glob("*.json"), reverse=turned)  # a file system lists them in an order of its own
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(listed))
     text = onnx_table(tmp_path)
+    assert text.index("| quick | fp32") < text.index("| quick | int8")
     row = "| 175,123 | 85.19 % | 0.16 | 9,985 of 10,000 | 5.1e-02 | 0.50 ms (4.0x) |"
     assert f"| quick | int8 {row}" in text
     assert f"| quick | fp32 {row}" in text

@@ -18,7 +18,7 @@ def onnx_table(folder: Path) -> str:
     Raises UserError, naming the file, for one that is no such card.
     """
     rows, batches, devices, names = [], [], set(), []
-    for path in sorted(folder.glob("*.json"), key=lambda path: path.name.split(".")[0]):
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.name.split(".")):
         card = read_json_object(path, limit=MAX_CARD, what="card of an exported network")
         try:
             onnx = card["onnx"]
