@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from featherweight.terminal import Progress, print_json, print_table
+from featherweight.terminal import Progress, note, print_json, print_table
 from featherweight.utils import UserError
 
 
@@ -26,8 +26,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from featherweight.config import TrainConfig, apply
+    from featherweight.fused.build import library
     from featherweight.records import Record
-    from featherweight.training.run import first_losses
+    from featherweight.training.run import RulesNotMet, first_losses
     from featherweight.training.run_folder import commit
     from featherweight.utils import describe_device, pick_device
 
@@ -36,9 +37,14 @@ def run(args: argparse.Namespace) -> int:
     if not isinstance(recorded, list) or not recorded or record.config is None:
         raise UserError(f"{args.record} tells no losses of first steps; give a record that does, or train the run anew")
     config = apply(TrainConfig(), record.config, source=str(args.record))
-    config = dataclasses.replace(config, threads=record.threads)
-    with Progress("repeating the run's first steps", len(recorded), "steps") as progress:
-        found = first_losses(config, args.data_dir, progress.step)
+    kind = record.device.partition(" ")[0]  # "auto" would take a faster one that is here, with other bits
+    config = dataclasses.replace(config, threads=record.threads, device=kind)
+    try:
+        with Progress("repeating the run's first steps", len(recorded), "steps") as progress:
+            found = first_losses(config, args.data_dir, progress.step)
+    except RulesNotMet as error:
+        note(str(error))
+        return 1
     here = {
         "commit": commit(),
         "device": describe_device(pick_device(config.device)),
@@ -46,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
         "torch": torch.__version__,
     }
     differs = [name for name, value in here.items() if value != getattr(record, name)]
+    if (record.extras or {}).get("fused") and library() is None:
+        differs.append("fused operations: there is no C compiler here")
     equal = found == recorded
     if args.json:
         print_json({"equal": equal, "recorded": recorded, "found": found, "differs": differs} | here)

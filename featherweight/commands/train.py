@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import signal
 from pathlib import Path
 from typing import Any
@@ -157,9 +158,12 @@ def _place(config: TrainConfig, args: argparse.Namespace, overrides: dict[str, A
         raise UserError(f"no checkpoint in {folder.path}; start a run without --resume")
     before = folder.read_config()
     after = configuration.override(before, overrides)
-    for key in ("seed", "model", "data", "batch_size", "drop_last", "optimizer.name"):
+    for key in ("seed", "model", "data", "batch_size", "drop_last", "whiten", "optimizer.name"):
         if (old := configuration.get(before, key)) != configuration.get(after, key):
             raise UserError(f"--resume cannot change {key} of the run in {folder.path} ({old}); start a new run")
+    kind = str(folder.started_with().get("device", "")).partition(" ")[0]
+    if after.device == "auto" and "device" not in overrides and kind in ("cpu", "cuda", "mps"):
+        after = dataclasses.replace(after, device=kind)  # where it was begun, also where there is a faster one now
     return after, folder
 
 

@@ -234,14 +234,20 @@ class Trainer:
 
     def first_losses(self, done: Callable[[], object] = lambda: None) -> list[float]:
         """Does the first steps of a run that is not yet begun, and no more; gives their losses. done: told each."""
-        source = self.source.epoch(epoch_order(self.source.count, self.config.seed, 0), epoch=0)
+        config, progress, left = self.config, self.progress, min(FIRST_STEPS, self.total_steps)
         self.network.train()
-        with self.source, closing(source) as stream:
-            for self.progress.step, (pictures, labels) in zip(range(FIRST_STEPS), stream, strict=False):
-                self._step(pictures, labels)
-                done()
+        with self.source:
+            while left:
+                order = epoch_order(self.source.count, config.seed, progress.epoch)
+                source = self.source.epoch(order, epoch=progress.epoch, drop_last=config.drop_last)
+                with closing(source) as stream:
+                    for progress.step, (pictures, labels) in zip(range(left), stream, strict=False):
+                        self._step(pictures, labels)
+                        done()
+                left -= progress.step + 1
+                progress.epoch, progress.step = progress.epoch + 1, 0
         self._read_first_losses()
-        return self.progress.first_losses
+        return progress.first_losses
 
     def _read_first_losses(self) -> None:
         self.progress.first_losses += [float(loss) for loss in self._first_losses]

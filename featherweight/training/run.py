@@ -29,7 +29,7 @@ from featherweight.terminal import Progress
 from featherweight.training.engine import Trainer, resolve_precision, signals
 from featherweight.training.memory import keep_freed_memory
 from featherweight.training.progress import epoch_line
-from featherweight.training.run_folder import RunFolder, commit, package_versions
+from featherweight.training.run_folder import RunFolder, carried_on, commit, package_versions
 from featherweight.training.whitening import whiten_first_layer
 from featherweight.utils import UserError, describe_device, mix_seed, pick_device, seed_everything, sha256_file
 from featherweight.weights import Card
@@ -67,10 +67,11 @@ def train(
     trainer, facts, trained_on = prepare(config, data_dir, whiten=config.whiten and not resume)
     config, device = trainer.config, trainer.device
     test = HeldOutTest(lambda: datasets.load_test(config.data.name, data_dir))
+    versions = package_versions() | {"commit": code, "device": describe_device(device)}
+    versions |= {"threads": torch.get_num_threads()}
     if resume:
         trainer.load(folder.checkpoint)
-        if folder.started_with() != code:  # no single commit made this run
-            code = code.removesuffix("+changes") + "+changes"
+        folder.read_metrics()  # a damaged file is told now, not after an epoch that could not be put down
         if trainer.progress.finished and folder.result.exists():
             raise UserError(f"the run in {folder.path} is finished; its record is {folder.result}: nothing to carry on")
         if trainer.progress.epoch >= config.epochs and not trainer.progress.finished:
@@ -79,15 +80,22 @@ def train(
                 "--epochs, or start a new one"
             )
         say(f"carrying on at epoch {trainer.progress.epoch + 1}, step {trainer.progress.step}")
+        versions["carried_on"] = carried_on(folder, config, versions, trainer.progress, say)
+        if any("commit" in sitting["changed"] for sitting in versions["carried_on"]):  # no single commit made this run
+            code = code.removesuffix("+changes") + "+changes"
     trainer.started(begun)
-    versions = {**package_versions(), "commit": code, "device": describe_device(device)}
     folder.start(config, versions, resume=resume)
-    # The network's start came from the seed; training draws (dropout) go on from a stream of their own, so that they do
-    # not depend on how many numbers the start took.
-    if not resume:
-        torch.manual_seed(mix_seed(config.seed, -1))
-
-    log = _tensorboard(trainer, folder) if tensorboard else None
+    try:
+        # The network's start came from the seed; training draws (dropout) go on from a stream of their own, so that
+        # they do not depend on how many numbers the start took.
+        if not resume:
+            torch.manual_seed(mix_seed(config.seed, -1))
+        log = _tensorboard(trainer, folder) if tensorboard else None
+        if not resume:
+            trainer.save(folder.checkpoint)  # so that there is a good one from the first step on
+    except BaseException:
+        folder.abandon()
+        raise
 
     def on_epoch(figures: dict[str, Any]) -> None:
         folder.add_metrics(figures, epoch=figures["epoch"])
@@ -105,7 +113,7 @@ def train(
         found, shared = _final_evaluation(trainer, test, trained_on)
         save_weights(folder.model, trainer.final_network(), _card(trainer, facts, trained_on, found))
         trainer.save(folder.checkpoint)  # the last epoch's own, with the clock as the record will tell it
-        record = _record(trainer, folder, facts, found, trained_on, code, shared)
+        record = _record(trainer, folder, facts, found, trained_on, versions | {"commit": code}, shared)
         record.write(folder.result)
     return record
 
@@ -124,6 +132,8 @@ def prepare(
     network = models.build(config.model, classes=len(datasets.CLASSES[config.data.name]))
     facts = check_rules(network, config.rules)
     trained_on, validation = _pictures(config, data_dir)
+    if config.small_size:
+        _require_side(network, config.small_size)
     statistics = datasets.STATISTICS[config.data.name]
     if whiten:
         whiten_first_layer(network, trained_on.images, statistics.mean, statistics.std)
@@ -171,6 +181,18 @@ def check_rules(network: nn.Module, rule_set: str) -> NetworkFacts:
     if field is None:  # a record needs one; every registered network has one
         raise UserError("the network has no map before its output, so it has no receptive field to record")
     return NetworkFacts(summary.cost.parameters, summary.cost.multiply_adds, field, verdict.failed())
+
+
+def _require_side(network: nn.Module, side: int) -> None:
+    """Raises UserError when `network`, on the CPU and in training mode, takes no pictures of `side` x `side`."""
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(2, 3, side, side))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"small_size: {side} pixels are too few for this network ({reason}); choose more") from error
+    finally:
+        network.train()
 
 
 def _pictures(config: TrainConfig, data_dir: Path | None) -> tuple[datasets.PictureSet, datasets.PictureSet | None]:
@@ -238,12 +260,12 @@ def _record(
     facts: NetworkFacts,
     found: Evaluation | None,
     trained_on: datasets.PictureSet,
-    code: str,
+    versions: dict[str, Any],
     shared: int,
 ) -> Record:
     """The record of a finished run, whose weights are written."""
     config, progress = trainer.config, trainer.progress
-    last = folder.read_metrics()[-1]
+    last = next(reversed(folder.read_metrics()), {})
     return Record(
         recipe=config.recipe,
         model=config.model,
@@ -263,7 +285,7 @@ def _record(
         device=describe_device(trainer.device),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        commit=code,
+        commit=versions["commit"],
         data_sha256=trained_on.digest(),
         weights=folder.model.name,
         weights_sha256=sha256_file(folder.model),
@@ -280,6 +302,7 @@ def _record(
         date=datetime.date.today().isoformat(),
         extras={"fused": trainer.fused, "first_losses": progress.first_losses}
         | ({} if found is None else {"test_pictures_among_training": shared})
+        | ({"carried_on": versions["carried_on"]} if versions.get("carried_on") else {})
         | ({} if trainer.teacher is None else {"teacher_sha256": trainer.teacher.card.weights_sha256}),
     )
 

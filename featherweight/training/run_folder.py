@@ -17,12 +17,16 @@ import json
 import os
 import shlex
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featherweight.config import TrainConfig, apply, to_dict
 from featherweight.utils import UserError, write_atomic
+
+if TYPE_CHECKING:  # the rest needs no torch
+    from featherweight.training.checkpoint import Progress
 
 LONGEST_NAME = 200  # bytes: file systems take 255, and a number may follow
 
@@ -47,18 +51,32 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self.config.open("x").close()
             except FileExistsError as error:
-                raise UserError(f"another run has taken {self.path}; start again, or choose another --out") from error
+                raise UserError(
+                    f"another run has taken {self.path}, or was killed while it began there: choose another --out, or "
+                    "delete the folder"
+                ) from error
             except OSError as error:
                 raise UserError(f"cannot write {self.config}: {error.strerror}; choose another --out") from error
-        write_atomic(self.config, json.dumps(to_dict(config), indent=2) + "\n")
-        write_atomic(self.versions, json.dumps(versions, indent=2) + "\n")
-
-    def started_with(self) -> str:
-        """The commit the run was started at, "" where that is not known."""
         try:
-            return str(json.loads(self.versions.read_text(encoding="utf-8"))["commit"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
+            write_atomic(self.config, json.dumps(to_dict(config), indent=2) + "\n")
+            write_atomic(self.versions, json.dumps(versions, indent=2) + "\n")
+        except BaseException:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Leave the folder free for another try, when nothing has been saved in it."""
+        if not self.checkpoint.exists():
+            for file in (self.config, self.versions):
+                file.unlink(missing_ok=True)
+
+    def started_with(self) -> dict[str, Any]:
+        """What `start` was given as `versions`; empty where that is not known."""
+        try:
+            found = json.loads(self.versions.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def read_config(self) -> TrainConfig:
         """The configuration the run was started with. Raises UserError when there is none or it does not read."""
@@ -76,10 +94,21 @@ class RunFolder:
         write_atomic(self.metrics, "".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All epochs' figures so far."""
+        """All epochs' figures so far. Raises UserError, naming the line, for one that is none."""
         if not self.metrics.is_file():
             return []
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line]
+        figures = []
+        for number, line in enumerate(self.metrics.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            if not line:
+                continue
+            try:
+                figures.append(json.loads(line))
+                int(figures[-1]["epoch"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{self.metrics}, line {number}, holds no epoch's figures; delete that line, no training needs it"
+                ) from error
+        return figures
 
 
 def new_folder(root: Path, name: str) -> Path:
@@ -89,6 +118,39 @@ def new_folder(root: Path, name: str) -> Path:
         if not (path / "config.json").exists():
             return path
     raise UserError(f"{root} holds 9,999 runs of {name}; clear some away or choose a folder with --out")
+
+
+def carried_on(
+    folder: RunFolder,
+    config: TrainConfig,
+    versions: dict[str, Any],
+    progress: Progress,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """The sittings of a run so far that went on otherwise than the one before: where, and what changed from what to
+    what. The new one, told with `say`, is among them; of device and threads, what came of the settings counts."""
+    before, old = folder.started_with(), _flat(to_dict(folder.read_config()))
+    new = _flat(to_dict(config))
+    changed = {key: [old.get(key), new[key]] for key in new if old.get(key) != new[key]}
+    for key in ("recipe", "device", "threads"):
+        changed.pop(key, None)
+    for key in ("commit", "device", "threads", "torch"):
+        if before.get(key, "" if key == "commit" else versions.get(key)) != versions.get(key):
+            changed[key] = [before.get(key, ""), versions.get(key)]
+    sittings = [sitting for sitting in before.get("carried_on", []) if isinstance(sitting, dict)]
+    if changed:
+        what = ", ".join(f"{key} {was} → {now}" for key, (was, now) in changed.items())
+        say(f"from here on otherwise than before, as the record will say: {what}")
+        sittings.append({"epoch": progress.epoch + 1, "step": progress.step, "changed": changed})
+    return sittings
+
+
+def _flat(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings under their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+    return flat
 
 
 def run_name(recipe: str, seed: int) -> str:

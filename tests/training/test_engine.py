@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from featherweight import config, datasets, models
+from featherweight import datasets, models
 from featherweight.config import AugmentConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from featherweight.models.layers import GlobalAveragePool, Residual, conv_norm_relu
 from featherweight.training.averaging import AveragedWeights
@@ -237,16 +237,16 @@ def test_automatic_precision_is_settled_once_and_asked_for_precision_kept() -> N
 
 
 def test_bf16_trains(tmp_path: Path) -> None:
-    run = trainer(dataclasses.replace(QUICK, precision="bf16", epochs=1))
+    """It learns; and that it computes otherwise than in fp32, but near it, shows in the first step's loss."""
+    run = trainer(dataclasses.replace(QUICK, precision="bf16"))
     lines: list[dict] = []
     run.train(tmp_path / "checkpoint.safetensors", lines.append)
-    assert lines[0]["train_loss"] < 2
-
-
-def test_resume_takes_a_changed_rate_and_says_so(tmp_path: Path) -> None:
-    resolved = config.override(config.resolve("digits", {}), {"optimizer.lr": "0.01"})
-    assert resolved.recipe == "digits+optimizer.lr=0.01"
-    assert resolved.optimizer.lr == 0.01
+    assert lines[1]["train_loss"] < 0.9 * lines[0]["train_loss"]
+    exact = trainer(dataclasses.replace(QUICK, epochs=1))
+    exact.train(tmp_path / "exact.safetensors", lines.append)
+    first, other = run.progress.first_losses[0], exact.progress.first_losses[0]
+    assert first != other
+    assert first == pytest.approx(other, rel=0.03)
 
 
 def test_small_pictures_come_first_and_the_full_size_last(tmp_path: Path) -> None:

@@ -166,6 +166,80 @@ def test_a_run_that_was_killed_is_finished_by_resume(tmp_path: Path, monkeypatch
     assert record.wall_seconds > record.train_seconds > 0
     assert (tmp_path / "result.json").is_file()
     assert record.weights_sha256 == run.train(SHORT, RunFolder(tmp_path / "unhurt")).weights_sha256
+    assert "carried_on" not in (record.extras or {})
+
+
+def test_what_changes_on_the_way_is_told_and_recorded(tmp_path: Path) -> None:
+    """Two epochs begun at one rate, the second at another, by code of another commit; the epochs' figures lost."""
+    two = config.override(SHORT, {"epochs": "2", "batch_size": "700"})
+    folder, said = RunFolder(tmp_path), []
+
+    class Stopped(BaseException):
+        pass
+
+    def stopping(line: str) -> None:
+        if line.startswith("epoch"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run.train(two, folder, say=stopping)
+    versions = json.loads(folder.versions.read_text())
+    folder.versions.write_text(json.dumps(versions | {"commit": "0" * 40, "threads": versions["threads"] + 1}))
+    folder.metrics.unlink()
+    record = run.train(config.override(two, {"optimizer.lr": "0.07"}), folder, resume=True, say=said.append)
+    assert record.extras is not None
+    assert record.extras["carried_on"] == [
+        {
+            "epoch": 1,
+            "step": 0,
+            "changed": {
+                "optimizer.lr": [SHORT.optimizer.lr, 0.07],
+                "commit": ["0" * 40, versions["commit"]],
+                "threads": [versions["threads"] + 1, versions["threads"]],
+            },
+        }
+    ]
+    assert record.commit.endswith("+changes")
+    assert any(f"optimizer.lr {SHORT.optimizer.lr} → 0.07" in line for line in said)
+
+
+def test_a_damaged_line_of_metrics_is_told_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_final_evaluation", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run.train(SHORT, folder)
+    whole = folder.metrics.read_text()
+    for damaged in (whole[:20], "[1]\n" + whole, '{"epoch": "x"}\n'):
+        folder.metrics.write_text(damaged)
+        with pytest.raises(UserError, match=r"metrics\.jsonl, line 1, holds no epoch's figures"):
+            run.train(SHORT, folder, resume=True)
+    folder.metrics.unlink()  # nothing but the figures of validation is taken from it
+    assert run.train(SHORT, folder, resume=True).test_accuracy is not None
+
+
+def test_what_fails_before_the_first_step_leaves_the_folder_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*arguments):
+        raise UserError("TensorBoard is not installed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_tensorboard", missing)
+        with pytest.raises(UserError, match="TensorBoard"):
+            run.train(SHORT, RunFolder(tmp_path), tensorboard=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("featherweight.training.run_folder.write_atomic", missing)
+        with pytest.raises(UserError, match="TensorBoard"):
+            run.train(SHORT, RunFolder(tmp_path))
+    assert run.train(SHORT, RunFolder(tmp_path)).epochs == 1
+
+
+def test_pictures_too_small_for_the_network_are_refused_at_once(tmp_path: Path) -> None:
+    small = dataclasses.replace(SHORT, model="separable_100k", rules="none", small_size=24)
+    with pytest.raises(UserError, match="small_size: 24 pixels are too few for this network"):
+        run.train(small, RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_checkpoint_is_not_written_twice_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_resume_takes_another_rate_but_no_other_data(nowhere: Path) -> None:
     assert begun.returncode == 0, begun.stderr
     assert "held out" in begun.stderr
     (nowhere / "mine" / "result.json").unlink()
-    for change in ("seed=5", "optimizer.name=adamw"):
+    for change in ("seed=5", "whiten=false", "optimizer.name=adamw"):
         refused = run(nowhere, "--dataset", "digits", "--resume", "--out", "mine", "--set", change)
         assert refused.returncode == 2
         assert f"cannot change {change.split('=')[0]}" in refused.stderr
