@@ -237,9 +237,11 @@ def format_field(field: int | list[int]) -> str:
 
 
 def format_hardware(record: Record) -> str:
-    """The device as recorded, with the number of threads where those did the work."""
+    """The device as recorded, with the number of threads where those did the work, and who else used it."""
     threads = f", {record.threads} thread{'s' * (record.threads != 1)}"
-    return record.device + (threads if record.device.startswith("cpu") else "")
+    beside = (record.extras or {}).get("runs_beside")
+    shared = f", shared with up to {beside} other trainings" if beside else ""
+    return record.device + (threads if record.device.startswith("cpu") else "") + shared
 
 
 def command_of(record: Record) -> str:

@@ -38,7 +38,8 @@ def test_so_many_at_a_time_and_finished_ones_not_again(plan: ModuleType, monkeyp
     running: list[subprocess.Popen] = []
     most = []
 
-    def start(recipe: str, seed: int, device: str) -> subprocess.Popen:
+    def start(recipe: str, seed: int, device: str, beside: int) -> subprocess.Popen:
+        assert beside == 1
         running.append(subprocess.Popen([sys.executable, "-c", SLEEP, "0.3", "0"]))
         most.append(sum(process.poll() is None for process in running))
         return running[-1]
@@ -86,12 +87,19 @@ def test_the_archive_holds_what_can_be_published(plan: ModuleType, tmp_path: Pat
 
 def test_a_run_that_had_saved_nothing_is_begun_anew(plan: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
-    monkeypatch.setattr(plan.subprocess, "Popen", lambda words, **_: asked.append(words))
+    told: list[str] = []
+
+    def popen(words: list[str], env: dict[str, str], **_: object) -> None:
+        asked.append(words)
+        told.append(env["FEATHERWEIGHT_BESIDE"])
+
+    monkeypatch.setattr(plan.subprocess, "Popen", popen)
     for name in ("begun", "saved"):
         plan.folder(name, 0).mkdir(parents=True)
         (plan.folder(name, 0) / "config.json").write_text("{}")
     (plan.folder("saved", 0) / "checkpoint.safetensors").write_text("")
     for name in ("begun", "saved", "new"):
-        plan.start(name, 0, "cpu")
+        plan.start(name, 0, "cpu", 3)
+    assert told == ["3", "3", "3"]
     assert ["--resume" in words for words in asked] == [False, True, False]
     assert [plan.folder(name, 0).exists() for name in ("begun", "saved", "new")] == [False, True, False]

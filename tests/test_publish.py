@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -56,6 +57,10 @@ def test_the_record_and_seed_0s_weights_are_published(program: ModuleType, tmp_p
         ({"selection": "first epoch with a validation accuracy of 0.8, or the last"}, "was selected"),
         ({"test_images": 9_000}, "not on all"),
         ({"config": {"epochs": 5}}, "is not that of the recipe"),
+        ({"extras": {"carried_on": [{"epoch": 2, "step": 0, "changed": {}}]}}, "carried on otherwise"),
+        ({"extras": {"test_pictures_among_training": 3}}, "3 of its test pictures were trained on"),
+        ({"weights_sha256": "0" * 64}, "is not what the record was written for"),
+        ({"weights_sha256": "0" * 64, "seed": 1, "config": {"seed": 1}}, "is not what the record was written for"),
     ],
 )
 def test_what_is_refused_leaves_what_was_there(
@@ -73,6 +78,9 @@ def test_what_is_refused_leaves_what_was_there(
 def test_large_weights_are_refused_before_older_ones_are_replaced(program: ModuleType, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "model.safetensors").write_bytes(bytes(1_000_000))
+    record = json.loads((run / "result.json").read_text())
+    digest = hashlib.sha256(bytes(1_000_000)).hexdigest()
+    (run / "result.json").write_text(json.dumps(record | {"weights_sha256": digest}))
     with pytest.raises(UserError, match="1 MB or more"):
         program.publish(run)
     assert (tmp_path / "weights" / "feather_quick.safetensors").read_text() == "older"

@@ -3,13 +3,15 @@
     .venv/bin/python tools/gpu_runs.py --out FOLDER --minutes 25
 
 Records, weights, cards and metrics of all finished runs come to lie in FOLDER/records.tar; what was not finished when
-the time is up is stopped with its state saved in runs/, and the same command carries on there. Where the history is not
+the time is up is stopped with its state saved in runs/, and the same command carries on there. Runs that share the GPU
+take longer, and their records say that they shared it. Where the history is not
 there, set FEATHERWEIGHT_COMMIT to the commit that the files are of: a record without one is not published.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -47,7 +49,7 @@ def all_of(plan: list[tuple[str, int]], at_once: int, device: str, deadline: flo
     good = True
     while (waiting or running) and time.monotonic() < deadline:
         while waiting and len(running) < at_once:
-            running[waiting[0]] = start(*waiting[0], device)
+            running[waiting[0]] = start(*waiting[0], device, at_once - 1)
             waiting.pop(0)
         for run in [run for run, process in running.items() if process.poll() is not None]:
             code = running.pop(run).returncode
@@ -65,7 +67,8 @@ def all_of(plan: list[tuple[str, int]], at_once: int, device: str, deadline: flo
     return good and not waiting and not running
 
 
-def start(recipe: str, seed: int, device: str) -> subprocess.Popen:
+def start(recipe: str, seed: int, device: str, beside: int) -> subprocess.Popen:
+    """beside: how many other runs may share the device meanwhile; the record tells it with its times."""
     place = folder(recipe, seed)
     words = [
         sys.executable,
@@ -84,7 +87,8 @@ def start(recipe: str, seed: int, device: str) -> subprocess.Popen:
     words += ["--device", device, *(["--resume"] if (place / "checkpoint.safetensors").exists() else [])]
     RUNS.mkdir(exist_ok=True)
     with (RUNS / f"{place.name}.log").open("a") as log:
-        return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+        known = os.environ | {"FEATHERWEIGHT_BESIDE": str(beside)}
+        return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=known)
 
 
 def folder(recipe: str, seed: int) -> Path:

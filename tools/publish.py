@@ -2,8 +2,8 @@
 
     .venv/bin/python tools/publish.py runs/feather_quick-seed0 [more runs …]
 
-Refuses a run of a changed recipe, of changed code, one that was not measured on all test pictures, and weights of
-1 MB or more.
+Refuses a run of a changed recipe, of changed code, carried on otherwise than begun, one that was not measured on all
+test pictures or trained on some of them, weights that are not the record's, and such of 1 MB or more.
 """
 
 from __future__ import annotations
@@ -36,11 +36,19 @@ def publish(run: Path) -> str:
         raise UserError(f"{run}: its {', '.join(changed)} is not that of the recipe {record.recipe}; train it anew")
     if record.test_images != TEST_IMAGES[record.dataset or "cifar10"]:
         raise UserError(f"{run}: measured on {record.test_images} test pictures, not on all")
+    extras = record.extras or {}
+    if extras.get("carried_on"):
+        raise UserError(f"{run}: it was carried on otherwise than it was begun (extras.carried_on); train it anew")
+    if extras.get("test_pictures_among_training"):
+        count = extras["test_pictures_among_training"]
+        raise UserError(f"{run}: {count} of its test pictures were trained on; `featherweight data --verify` the data")
+    trained = run / "model.safetensors"
+    if not trained.is_file() or sha256_file(trained) != record.weights_sha256:
+        raise UserError(f"{trained} is not what the record was written for (weights_sha256); train it anew")
     if record.seed != 0:
         name = f"{record.recipe}-seed{record.seed}"
         dataclasses.replace(record, weights="").write(ROOT / "results" / f"{name}.json")
         return name
-    trained = run / "model.safetensors"
     if trained.stat().st_size >= 1_000_000:
         raise UserError(f"{trained}: 1 MB or more; such weights are not published")
     network, card = weights.load(trained)

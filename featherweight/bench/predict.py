@@ -19,6 +19,7 @@ from featherweight.bench.contender import Contender
 from featherweight.bench.job import Job
 from featherweight.bench.machine import Idleness, describe
 from featherweight.terminal import Progress
+from featherweight.training.run_folder import commit
 from featherweight.weights import resolve as find_weights
 
 FORMS = {"torch_fp32": "torch fp32", "torch_bf16": "torch bf16", "onnx_fp32": "ONNX fp32", "onnx_int8": "ONNX int8"}
@@ -62,6 +63,7 @@ def measure(
             contender.dismiss()
     return {
         "kind": "predict",
+        "commit": commit(),
         "machine": {**describe(facts), **idleness.found()},
         "weights": facts["name"],
         "model": facts["model"],

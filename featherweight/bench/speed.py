@@ -27,6 +27,7 @@ from featherweight.bench.job import Job
 from featherweight.bench.machine import Idleness, cores, describe
 from featherweight.config import TrainConfig
 from featherweight.terminal import Progress
+from featherweight.training.run_folder import commit
 from featherweight.utils import UserError
 
 PLAIN = "plain loop"
@@ -81,6 +82,7 @@ def measure(options: Options, say: Callable[[str], None] = lambda line: None) ->
     product: dict[str, Any] = {"size": machine["size"], **best}
     return {
         "kind": "speed",
+        "commit": commit(),
         "machine": {**describe(machine), **idleness.found()},
         "repeats": options.repeats,
         "seconds": options.seconds,
@@ -95,6 +97,8 @@ def base_job(model: str, options: Options) -> Job:
     models.check_name(model)
     own = model in configuration.recipe_names()
     overrides: dict[str, Any] = {} if own else {"model": model}
+    # A teacher's forward pass is no work of the network's, and the plain loop has none.
+    overrides["teacher.weights"] = ""
     if options.batch_size is not None:
         overrides["batch_size"] = options.batch_size
     if options.dataset is not None:

@@ -46,12 +46,17 @@ def speed_table(bench: dict[str, Any]) -> str:
     """
     try:
         table = _MARKDOWN[bench["kind"]](bench)
-        sentences = [*remarks(bench), f"Measured by `{bench['command']}` on {machine_line(bench['machine'])}."]
+        code = f" at commit {_short(bench['commit'])}" if bench.get("commit") else ""
+        sentences = [*remarks(bench), f"Measured by `{bench['command']}`{code} on {machine_line(bench['machine'])}."]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"this is no output of `featherweight bench` ({type(error).__name__}: {error}); write it anew with --out"
         ) from error
     return "\n\n".join([_markdown(table), " ".join(sentences)])
+
+
+def _short(commit: str) -> str:
+    return commit[:10] + ("+changes" if commit.endswith("+changes") else "")
 
 
 def terminal_tables(bench: dict[str, Any]) -> list[Table]:

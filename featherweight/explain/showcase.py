@@ -30,7 +30,8 @@ PHOTO_SIDE = 256  # at which people see it, in pixels
 # What stands below each figure, in the README's order. All that depends on the weights is in the figures themselves.
 CAPTIONS = {
     "accuracy_parameters": "Accuracy against parameters. Filled: measured without looking at the test pictures before "
-    "the end. Hollow: others' figures, picked on the test pictures, so too good by an unknown amount.",
+    "the end. Hollow: others' figures, picked on the test pictures (so too good by an unknown amount) or "
+    "without a word of how.",
     "confusion_matrix": "What {name} takes for what, on all {images} test pictures.",
     "calibration": "How often {name} is right at each level of confidence, on the same pictures; on the diagonal, "
     "confidence means what it says.",

@@ -29,7 +29,7 @@ from featherweight.terminal import Progress
 from featherweight.training.engine import Trainer, resolve_precision, signals
 from featherweight.training.memory import keep_freed_memory
 from featherweight.training.progress import epoch_line
-from featherweight.training.run_folder import RunFolder, carried_on, commit, package_versions
+from featherweight.training.run_folder import RunFolder, carried_on, commit, package_versions, runs_beside
 from featherweight.training.whitening import whiten_first_layer
 from featherweight.utils import UserError, describe_device, mix_seed, pick_device, seed_everything, sha256_file
 from featherweight.weights import Card
@@ -67,8 +67,8 @@ def train(
     trainer, facts, trained_on = prepare(config, data_dir, whiten=config.whiten and not resume)
     config, device = trainer.config, trainer.device
     test = HeldOutTest(lambda: datasets.load_test(config.data.name, data_dir))
-    versions = package_versions() | {"commit": code, "device": describe_device(device)}
-    versions |= {"threads": torch.get_num_threads()}
+    versions: dict[str, Any] = package_versions() | {"commit": code, "device": describe_device(device)}
+    versions |= {"threads": torch.get_num_threads(), "runs_beside": runs_beside()}
     if resume:
         trainer.load(folder.checkpoint)
         folder.read_metrics()  # a damaged file is told now, not after an epoch that could not be put down
@@ -80,6 +80,8 @@ def train(
                 "--epochs, or start a new one"
             )
         say(f"carrying on at epoch {trainer.progress.epoch + 1}, step {trainer.progress.step}")
+        before = folder.started_with().get("runs_beside")
+        versions["runs_beside"] = max(versions["runs_beside"], before if isinstance(before, int) else 0)
         versions["carried_on"] = carried_on(folder, config, versions, trainer.progress, say)
         if any("commit" in sitting["changed"] for sitting in versions["carried_on"]):  # no single commit made this run
             code = code.removesuffix("+changes") + "+changes"
@@ -302,6 +304,7 @@ def _record(
         date=datetime.date.today().isoformat(),
         extras={"fused": trainer.fused, "first_losses": progress.first_losses}
         | ({} if found is None else {"test_pictures_among_training": shared})
+        | ({"runs_beside": versions["runs_beside"]} if versions["runs_beside"] else {})
         | ({"carried_on": versions["carried_on"]} if versions.get("carried_on") else {})
         | ({} if trainer.teacher is None else {"teacher_sha256": trainer.teacher.card.weights_sha256}),
     )

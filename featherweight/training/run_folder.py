@@ -204,6 +204,16 @@ def commit() -> str:
     return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
+def runs_beside() -> int:
+    """How many other trainings may share the device, as $FEATHERWEIGHT_BESIDE says for who starts several at once."""
+    said = os.environ.get("FEATHERWEIGHT_BESIDE", "0")
+    if not said.isdecimal():
+        raise UserError(
+            f"$FEATHERWEIGHT_BESIDE is {said!r}; make it the number of other runs on the device, or unset it"
+        )
+    return int(said)
+
+
 def package_versions() -> dict[str, str]:
     """The versions of what decides a run's figures."""
     found = {}

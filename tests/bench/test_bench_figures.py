@@ -101,6 +101,9 @@ def test_latencies_and_rates_of_inference() -> None:
 
 def test_the_markdown_of_training_speed() -> None:
     lines = table.speed_table(outputs.speed_output()).split("\n")
+    assert " at commit " not in lines[-1]
+    dated = outputs.speed_output() | {"commit": "0123456789abcdef+changes"}
+    assert "--model separable_100k` at commit 0123456789+changes on " in table.speed_table(dated)
     assert lines[0].startswith("| network | training loop | images/s | ratio |")
     assert lines[1] == "|---|---|---:|---:|---:|---:|---:|---:|"
     assert lines[2] == "| separable_100k | plain loop, fp32 | 100 | 1 | 1.50 GB | 30 | 12 % | 6.2 % |"

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules import module
 from torch.utils.flop_counter import FlopCounterMode
 
+from featherweight import config as configuration
 from featherweight import models
 from featherweight.augment import normalize
 from featherweight.bench import engine, plain, speed
@@ -206,3 +207,12 @@ def test_the_matrix_product_rate_is_that_of_a_loop_of_ones_own() -> None:
         best = min(best, time.perf_counter() - begun)
     found = Product(torch.device("cpu"), torch.float32, side).rate(0.1)
     assert 0.2 < found / (2 * side**3 / best) < 5
+
+
+@pytest.mark.parametrize("name", ["feather_200k", "feather_quick"])
+def test_a_teachers_work_is_not_measured_as_the_networks(name: str) -> None:
+    """Nor need a teacher be there to measure the student of one."""
+    own = configuration.resolve(name, {})
+    measured = speed.base_job(name, speed.Options(workers=1)).config()
+    assert measured.teacher.weights == ""
+    assert (measured.model, measured.batch_size, measured.mix) == (own.model, own.batch_size, own.mix)

@@ -285,10 +285,12 @@ def test_a_unit_that_sees_the_whole_map_has_no_square() -> None:
 
 def test_marks_of_what_was_picked_on_the_test_set_are_hollow() -> None:
     assert [anchor.parameters for anchor in ANCHORS if anchor.selected_on_test] == [176_122, 272_474, 96_436]
+    assert [anchor.name for anchor in ANCHORS if anchor.selected_on_test is None] == ["cifar10-tiniest"]
     axes = new_figure().subplots()
-    for anchor in ANCHORS:
-        _draw_point(axes, anchor)
-        assert (axes.lines[-1].get_markerfacecolor() == "none") == anchor.selected_on_test
+    measured = Point(name="ours", parameters=100_000, accuracy=0.9, selected_on_test=False)
+    for point, hollow in [*((anchor, True) for anchor in ANCHORS), (measured, False)]:
+        _draw_point(axes, point)
+        assert (axes.lines[-1].get_markerfacecolor() == "none") == hollow
 
 
 def test_accuracy_against_parameters() -> None:
@@ -300,8 +302,10 @@ def test_accuracy_against_parameters() -> None:
     exhibit = accuracy_against_parameters([*ours, *ANCHORS], "cifar10", assignment=True)
     looked_at(exhibit)
     assert len(exhibit.rows) == 7
-    hollow = {point["name"] for point in exhibit.data["points"] if point["selected_on_test"]}
-    assert hollow == {"DenseNet-BC-40 (k=12)", "ResNet-20", "best public solution"}
+    picked = {point["name"] for point in exhibit.data["points"] if point["selected_on_test"]}
+    assert picked == {"DenseNet-BC-40 (k=12)", "ResNet-20", "best public solution"}
+    told = {row[0]: row[4] for row in exhibit.rows}
+    assert (told["a"], told["ResNet-20"], told["cifar10-tiniest"]) == ("no", "yes", "not said")
     looked_at(accuracy_against_parameters(ours[:1], "digits", assignment=False))
 
 

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ from featherweight.fused.winograd import WinogradConv
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler here: fused operations did not run")
 
 
+@pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each piece of work is done whole and in pieces, whose borders and sums over pieces must be right."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
 def maps(*shape: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator).contiguous(memory_format=torch.channels_last)
@@ -35,6 +45,7 @@ def close(found: torch.Tensor, right: torch.Tensor, tolerance: float) -> None:
     assert float((found.detach().double() - right).abs().max()) <= tolerance * float(right.abs().max().clamp(min=1e-6))
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(("first", "after"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("with_residual", [False, True])
 @pytest.mark.parametrize("channels", [16, 48, 64, 112, 128])
@@ -64,6 +75,7 @@ def test_norm_and_its_gradients(first: bool, after: bool, with_residual: bool, c
         close(norm.get_buffer(name), value, 1e-5)
 
 
+@pytest.mark.usefixtures("threads")
 def test_dropout_keeps_its_share_independently_and_scales() -> None:
     torch.manual_seed(3)
     layer = FusedNorm(nn.BatchNorm2d(32), relu_first=False, relu_after=False, dropout=0.1)
@@ -79,6 +91,7 @@ def test_dropout_keeps_its_share_independently_and_scales() -> None:
     assert abs(float(both) - 0.01) < 5 * math.sqrt(0.01 * 0.99 / n)
 
 
+@pytest.mark.usefixtures("threads")
 def test_dropout_scales_what_it_keeps_and_its_gradient_is_its_own_mask() -> None:
     torch.manual_seed(4)
     norm = nn.BatchNorm2d(16)
@@ -95,6 +108,7 @@ def test_dropout_scales_what_it_keeps_and_its_gradient_is_its_own_mask() -> None
     close(x.grad, exact.grad, 1e-5)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("threads")
 def test_dropout_repeats_from_the_seed() -> None:
     def drawn(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -104,6 +118,7 @@ def test_dropout_repeats_from_the_seed() -> None:
     assert not torch.equal(drawn(1), drawn(2))
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(("first", "after"), [(True, False), (False, True)])
 def test_what_is_not_a_number_stays_so(first: bool, after: bool) -> None:
     x = maps(2, 16, 4, 4)
@@ -127,6 +142,7 @@ def same_convolution(ours: nn.Module, layer: nn.Conv2d, side: int, *, values: fl
     close(layer.weight.grad, exact.weight.grad, kernel)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(("inputs", "outputs"), [(16, 48), (64, 32), (32, 16)])
 @pytest.mark.parametrize("dilation", [1, 2, 3])
 def test_minimal_filtering_is_the_convolution(inputs: int, outputs: int, dilation: int) -> None:
@@ -138,6 +154,7 @@ def test_minimal_filtering_is_the_convolution(inputs: int, outputs: int, dilatio
         same_convolution(WinogradConv(layer), layer, side, values=3e-5, kernel=1e-4)
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("multiplier", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
@@ -167,6 +184,7 @@ def test_only_depthwise_layers_that_fit_are_taken() -> None:
         assert not depthwise.fits(other), other
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("name", models.names())
 def test_a_network_takes_the_same_step(name: str) -> None:
     """Loss, running statistics and gradients of the rewritten pass are the network's own."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from featherweight import config, datasets, weights
+from featherweight.report import format_hardware
 from featherweight.training import run
 from featherweight.training.run_folder import RunFolder, latest_folder, new_folder, run_name
 from featherweight.utils import UserError, sha256_file
@@ -233,6 +234,18 @@ def test_what_fails_before_the_first_step_leaves_the_folder_free(
         with pytest.raises(UserError, match="TensorBoard"):
             run.train(SHORT, RunFolder(tmp_path))
     assert run.train(SHORT, RunFolder(tmp_path)).epochs == 1
+
+
+def test_a_record_says_that_the_device_was_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEATHERWEIGHT_BESIDE", "3")
+    record = run.train(SHORT, RunFolder(tmp_path / "shared"))
+    assert record.extras is not None
+    assert record.extras["runs_beside"] == 3
+    assert format_hardware(record).endswith(", shared with up to 3 other trainings")
+    monkeypatch.setenv("FEATHERWEIGHT_BESIDE", "some")
+    with pytest.raises(UserError, match="FEATHERWEIGHT_BESIDE is 'some'"):
+        run.train(SHORT, RunFolder(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
 
 
 def test_pictures_too_small_for_the_network_are_refused_at_once(tmp_path: Path) -> None:
