@@ -4,59 +4,26 @@ output; and nothing at all where it is soon done."""
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import os
 import re
-import struct
 import subprocess
 import sys
-import termios
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pseudo_terminal import Terminal
 
 from featherweight import models, terminal
 from featherweight.cli import main
 from featherweight.explain import gallery
 from featherweight.terminal import Progress
 
-pytest.importorskip("pty", reason="pseudo-terminals are POSIX's: progress was not tested on one")
-
 Answer = tuple[int, str, str]  # exit code, standard output, standard error
-
-
-class Terminal:
-    """A pseudo-terminal of 100 columns; `screen` is all that was written to it, without the control sequences."""
-
-    def __init__(self) -> None:
-        self.master, slave = os.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-        self.stream = os.fdopen(slave, "w", encoding="utf-8")
-        self.received = b""
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        while True:
-            try:
-                block = os.read(self.master, 65536)
-            except OSError:  # the other end was closed
-                return
-            if not block:
-                return
-            self.received += block
-
-    def screen(self) -> str:
-        self.stream.close()
-        self._reader.join()
-        os.close(self.master)
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.received.decode()).replace("\r", "\n")
 
 
 @pytest.fixture
@@ -170,8 +137,11 @@ def test_export(run: Callable[..., Answer], digits_run: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(parity, "ROUNDS", 2)
     command = ["export", str(digits_run), "--out", str(tmp_path)]
-    check(run, command, ("measuring parity", 710, "pictures"), ("measuring latencies", 8, "turns"))
-    _, _, err = run(*command, on_terminal=True)
+    code, out, err = run(*command, "--json", on_terminal=True)
+    assert code == 0, err
+    assert json.loads(out)
+    for title, total, what in (("measuring parity", 710, "pictures"), ("measuring latencies", 8, "turns")):
+        assert re.search(rf"[━╸╺ ]{{12}} {title}: [\d,]+ of {total:,} {what}", err), err
     assert re.search(r"writing the network as ONNX: \d+ s so far", err)
 
 
@@ -189,18 +159,6 @@ def test_train(run: Callable[..., Answer], tmp_path: Path) -> None:
     assert "test accuracy" in out
     assert "epoch   2/2  loss" in err
     assert "━" not in err
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("impatient")
-def test_bench(run: Callable[..., Answer]) -> None:
-    pytest.importorskip("sklearn", reason="scikit-learn is not installed: no digits to train on")
-    command = ["bench", "--dataset", "digits", "--model", "feather_quick", "--forms", "recipe", "--device", "cpu"]
-    command += ["--seconds", "0.05", "--repeats", "1", "--batch-size", "32", "--json"]
-    _, out, err = run(*command, on_terminal=True)
-    assert json.loads(out)["kind"] == "speed"
-    assert re.search(r"[━╸╺ ]{12} feather_quick: \d of 7 turns", err)
-    assert "feather_quick: turn 1 of 1" in err
 
 
 # ---- the bar and the lines themselves ----

@@ -5,22 +5,34 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pseudo_terminal import Terminal
 
 from featherweight.bench.table import speed_table
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def bench(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def bench(cwd: Path, *arguments: str, errors: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    """errors: where its standard error goes, by itself into the answer."""
     command = [sys.executable, "-m", "featherweight", "bench", *arguments]
-    environment = {**os.environ, "PYTHONWARNINGS": "error", "COLUMNS": "80"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    environment = {**os.environ, "PYTHONWARNINGS": "error", "COLUMNS": "80", "TERM": "xterm"}
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        timeout=240,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,10 +75,14 @@ def test_training_side_by_side(tmp_path: Path) -> None:
     options = ["--dataset", "digits", "--model", "feather_quick", "--forms", "recipe", "--device", "cpu"]
     options += ["--seconds", "0.2", "--repeats", "2", "--batch-size", "128"]
     options += ["--png", "speed.png", "--out", "speed.json"]
-    done = bench(tmp_path, *options, "--json")
-    assert done.returncode == 0, done.stderr
+    shown = Terminal()
+    done = bench(tmp_path, *options, "--json", errors=shown.stream)
+    screen = shown.screen()
+    assert done.returncode == 0, screen
     found: dict[str, Any] = json.loads(done.stdout)
     assert found == json.loads((tmp_path / "speed.json").read_text())
+    assert re.search(r"[━╸╺ ]{12} feather_quick: \d+ of \d+ turns", screen), screen
+    assert "feather_quick: turn 1 of 2" in screen
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in tmp_path.iterdir()} == {"speed.png", "speed.json"}
     assert found["command"] == (
