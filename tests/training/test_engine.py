@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from featherweight import datasets, models
-from featherweight.config import AugmentConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from featherweight.config import AugmentConfig, MixConfig, OptimizerConfig, ScheduleConfig, TeacherConfig, TrainConfig
 from featherweight.models.layers import GlobalAveragePool, Residual, conv_norm_relu
 from featherweight.training.averaging import AveragedWeights
 from featherweight.training.engine import Trainer, epoch_order, loss_function, resolve_precision, shrunk
@@ -185,8 +186,22 @@ class _NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_step_does_not_wait_for_the_device() -> None:
-    run = trainer(dataclasses.replace(QUICK, clip_norm=1.0, optimizer=OptimizerConfig(name="muon")))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": OptimizerConfig(name="muon")},
+        {"small_size": 24, "small_until": 1.0},
+        {"mix": MixConfig(mixup=0.4)},
+        {"mix": MixConfig(cutmix=1.0)},
+        {"teacher": TeacherConfig(weights="feather_quick", share=0.5)},
+    ],
+    ids=["muon", "small pictures", "mixup", "cutmix", "teacher"],
+)
+def test_a_step_does_not_wait_for_the_device(changes: dict[str, Any]) -> None:
+    settings = dataclasses.replace(QUICK, clip_norm=1.0, **changes)
+    ten = dataclasses.replace(pictures(), classes=datasets.CLASSES["cifar10"])
+    network = models.build("feather_quick")
+    run = Trainer(network, settings, ten, None, datasets.STATISTICS["cifar10"], torch.device("cpu"))
     batch, labels = torch.randn(32, 3, 32, 32), torch.randint(0, 3, (32,))
     with _NoWaiting():
         run._step(batch, labels)
