@@ -4,8 +4,8 @@
 
 Records, weights, cards and metrics of all finished runs come to lie in FOLDER/records.tar; what was not finished when
 the time is up is stopped with its state saved in runs/, and the same command carries on there. Runs that share the GPU
-take longer, and their records say that they shared it. Where the history is not
-there, set FEATHERWEIGHT_COMMIT to the commit that the files are of: a record without one is not published.
+take longer, and their records say that they shared it. Where the history is not there, set FEATHERWEIGHT_COMMIT to the
+commit that the files are of: a record without one is not published.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +136,7 @@ def _read(args: argparse.Namespace) -> _Source:
     from featherweight import weights
     from featherweight.commands.eval import find_record
     from featherweight.explain.layers import find_layer
+    from featherweight.training.run_folder import RunFolder
     from featherweight.utils import pick_device
 
     device = pick_device(args.device)
@@ -144,7 +144,7 @@ def _read(args: argparse.Namespace) -> _Source:
     network, card = weights.load(path)
     record = find_record(path, card)[1]
     layer = find_layer(network, args.layer, (1, 3, card.input_size, card.input_size))
-    metrics = _read_metrics(path.with_name("metrics.jsonl")) if _is_run(path) else []
+    metrics = RunFolder(path.parent).read_metrics() if _is_run(path) else []
     settings = _settings(path, card, record)
     split = args.split or _default_split(record, settings)
     pictures, trained_on = _pictures(args, split, card, record)
@@ -187,30 +187,6 @@ def _pictures(
     if pictures.classes != card.classes:
         raise UserError(f"{args.run}: its classes are not those of the data set {card.dataset}; restore its card")
     return pictures, trained_on
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The run's figures, an epoch a line. Raises UserError, naming the line, for anything else."""
-    if not path.is_file():
-        return []
-    metrics = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; take it away to go on without learning curves") from error
-    for number, text in enumerate(lines, 1):
-        try:
-            line = json.loads(text)
-            needed = [line["epoch"], *(line[key] for key in ("train_loss", "train_accuracy", "lr"))]
-            optional = [line[key] for key in ("val_loss", "val_accuracy", "seconds") if key in line]
-            if not all(type(value) in (int, float) and math.isfinite(value) for value in (*needed, *optional)):
-                raise TypeError
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(
-                f"{path}, line {number}: no epoch's figures; take the file away to go on without learning curves"
-            ) from error
-        metrics.append(line)
-    return metrics
 
 
 # What the figures need of a configuration; the rest may be of another version of this program.

@@ -63,47 +63,71 @@ def train(
     Raises UserError for bad input or a loss that is no longer finite, RulesNotMet when the network fails the rules that
     the configuration names, Interrupted (state saved) after a signal.
     """
-    begun, code = time.perf_counter(), commit()  # as it is now: the files may change while this trains
+    begun = time.perf_counter()
+    versions: dict[str, Any] = package_versions() | {"commit": commit()}  # as it is now: files may change meanwhile
     trainer, facts, trained_on = prepare(config, data_dir, whiten=config.whiten and not resume)
-    config, device = trainer.config, trainer.device
     test = HeldOutTest(lambda: datasets.load_test(config.data.name, data_dir))
-    versions: dict[str, Any] = package_versions() | {"commit": code, "device": describe_device(device)}
-    versions |= {"threads": torch.get_num_threads(), "runs_beside": runs_beside()}
+    versions |= {"device": describe_device(trainer.device), "threads": torch.get_num_threads()}
+    versions |= {"runs_beside": runs_beside()}
     if resume:
-        trainer.load(folder.checkpoint)
-        folder.read_metrics()  # a damaged file is told now, not after an epoch that could not be put down
-        if trainer.progress.finished and folder.result.exists():
-            raise UserError(f"the run in {folder.path} is finished; its record is {folder.result}: nothing to carry on")
-        if trainer.progress.epoch >= config.epochs and not trainer.progress.finished:
-            raise UserError(
-                f"the run in {folder.path} has done {trainer.progress.epoch} epochs already; carry it on to more with "
-                "--epochs, or start a new one"
-            )
-        say(f"carrying on at epoch {trainer.progress.epoch + 1}, step {trainer.progress.step}")
-        before = folder.started_with().get("runs_beside")
-        versions["runs_beside"] = max(versions["runs_beside"], before if isinstance(before, int) else 0)
-        versions["carried_on"] = carried_on(folder, config, versions, trainer.progress, say)
-        if any("commit" in sitting["changed"] for sitting in versions["carried_on"]):  # no single commit made this run
-            code = code.removesuffix("+changes") + "+changes"
+        _take_up(trainer, folder, versions, say)
     trainer.started(begun)
-    folder.start(config, versions, resume=resume)
+    folder.start(trainer.config, versions, resume=resume)
     try:
         # The network's start came from the seed; training draws (dropout) go on from a stream of their own, so that
         # they do not depend on how many numbers the start took.
         if not resume:
             torch.manual_seed(mix_seed(config.seed, -1))
-        log = _tensorboard(trainer, folder) if tensorboard else None
-        if not resume:
-            trainer.save(folder.checkpoint)  # so that there is a good one from the first step on
+        _train_epochs(trainer, folder, facts, trained_on, tensorboard, say)
     except BaseException:
-        folder.abandon()
+        folder.abandon()  # which does nothing once there is something to carry on
         raise
+    with signals():  # what is left takes seconds: a signal now lets it be done
+        found, shared = _final_evaluation(trainer, test, trained_on)
+        save_weights(folder.model, trainer.final_network(), _card(trainer, facts, trained_on, found))
+        trainer.save(folder.checkpoint)  # the last epoch's own, with the clock as the record will tell it
+        record = _record(trainer, folder, facts, found, trained_on, versions, shared)
+        record.write(folder.result)
+    return record
+
+
+def _take_up(trainer: Trainer, folder: RunFolder, versions: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Put the trainer where the run in `folder` stopped, and into `versions` what the record must tell of all sittings.
+
+    Raises UserError for a run with nothing left to do, or one whose files are damaged.
+    """
+    trainer.load(folder.checkpoint)
+    folder.read_metrics()  # a damaged file is told now, not after an epoch that could not be put down
+    progress, epochs = trainer.progress, trainer.config.epochs
+    if progress.finished and folder.result.exists():
+        raise UserError(f"the run in {folder.path} is finished; its record is {folder.result}: nothing to carry on")
+    if progress.epoch >= epochs and not progress.finished:
+        raise UserError(
+            f"the run in {folder.path} has done {progress.epoch} epochs already; carry it on to more with --epochs, or "
+            "start a new one"
+        )
+    say(f"carrying on at epoch {progress.epoch + 1}, step {progress.step}")
+    before = folder.started_with().get("runs_beside")
+    versions["runs_beside"] = max(versions["runs_beside"], before if isinstance(before, int) else 0)
+    versions["carried_on"] = carried_on(folder, trainer.config, versions, progress, say)
+
+
+def _train_epochs(
+    trainer: Trainer,
+    folder: RunFolder,
+    facts: NetworkFacts,
+    trained_on: datasets.PictureSet,
+    tensorboard: bool,
+    say: Callable[[str], None],
+) -> None:
+    """The epochs that are left, each put down in the folder and told."""
+    log = _tensorboard(trainer, folder) if tensorboard else None
 
     def on_epoch(figures: dict[str, Any]) -> None:
         folder.add_metrics(figures, epoch=figures["epoch"])
         if log is not None:
             log.epoch(figures, step=figures["epoch"] + 1)
-        say(epoch_line(figures, config.epochs))
+        say(epoch_line(figures, trainer.config.epochs))
 
     def on_best() -> None:
         save_weights(folder.best, trainer.final_network(), _card(trainer, facts, trained_on, None))
@@ -111,13 +135,6 @@ def train(
     with log or nullcontext():
         if not trainer.progress.finished:
             trainer.train(folder.checkpoint, on_epoch, on_best)
-    with signals():  # what is left takes seconds: a signal now lets it be done
-        found, shared = _final_evaluation(trainer, test, trained_on)
-        save_weights(folder.model, trainer.final_network(), _card(trainer, facts, trained_on, found))
-        trainer.save(folder.checkpoint)  # the last epoch's own, with the clock as the record will tell it
-        record = _record(trainer, folder, facts, found, trained_on, versions | {"commit": code}, shared)
-        record.write(folder.result)
-    return record
 
 
 def prepare(
@@ -186,7 +203,7 @@ def check_rules(network: nn.Module, rule_set: str) -> NetworkFacts:
 
 
 def _require_side(network: nn.Module, side: int) -> None:
-    """Raises UserError when `network`, on the CPU and in training mode, takes no pictures of `side` x `side`."""
+    """Raises UserError when `network`, still on the CPU, takes no pictures of `side` x `side`; leaves it training."""
     try:
         with torch.inference_mode():
             network.eval()(torch.zeros(2, 3, side, side))
@@ -267,6 +284,9 @@ def _record(
 ) -> Record:
     """The record of a finished run, whose weights are written."""
     config, progress = trainer.config, trainer.progress
+    sittings, code = versions.get("carried_on", []), versions["commit"]
+    if any("commit" in sitting.get("changed", {}) for sitting in sittings):  # no single commit made this run
+        code = code.removesuffix("+changes") + "+changes"
     last = next(reversed(folder.read_metrics()), {})
     return Record(
         recipe=config.recipe,
@@ -287,7 +307,7 @@ def _record(
         device=describe_device(trainer.device),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        commit=versions["commit"],
+        commit=code,
         data_sha256=trained_on.digest(),
         weights=folder.model.name,
         weights_sha256=sha256_file(folder.model),
@@ -305,7 +325,7 @@ def _record(
         extras={"fused": trainer.fused, "first_losses": progress.first_losses}
         | ({} if found is None else {"test_pictures_among_training": shared})
         | ({"runs_beside": versions["runs_beside"]} if versions["runs_beside"] else {})
-        | ({"carried_on": versions["carried_on"]} if versions.get("carried_on") else {})
+        | ({"carried_on": sittings} if sittings else {})
         | ({} if trainer.teacher is None else {"teacher_sha256": trainer.teacher.card.weights_sha256}),
     )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -94,20 +95,25 @@ class RunFolder:
         write_atomic(self.metrics, "".join(json.dumps(entry) + "\n" for entry in [*kept, line]))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All epochs' figures so far. Raises UserError, naming the line, for one that is none."""
+        """All epochs' figures so far. Raises UserError, naming the line, for anything else."""
+        remedy = "take the file away: no more is lost than the learning curves"
         if not self.metrics.is_file():
             return []
+        try:
+            lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {self.metrics}: {error}; {remedy}") from error
         figures = []
-        for number, line in enumerate(self.metrics.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            if not line:
-                continue
+        for number, text in enumerate(lines, 1):
             try:
-                figures.append(json.loads(line))
-                int(figures[-1]["epoch"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{self.metrics}, line {number}, holds no epoch's figures; delete that line, no training needs it"
-                ) from error
+                line = json.loads(text)
+                needed = [line[key] for key in ("epoch", "train_loss", "train_accuracy", "lr")]
+                optional = [line[key] for key in ("val_loss", "val_accuracy", "seconds") if key in line]
+                if not all(type(value) in (int, float) and math.isfinite(value) for value in (*needed, *optional)):
+                    raise TypeError
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise UserError(f"{self.metrics}, line {number}: no epoch's figures; {remedy}") from error
+            figures.append(line)
         return figures
 
 
@@ -129,15 +135,15 @@ def carried_on(
 ) -> list[dict[str, Any]]:
     """The sittings of a run so far that went on otherwise than the one before: where, and what changed from what to
     what. The new one, told with `say`, is among them; of device and threads, what came of the settings counts."""
-    before, old = folder.started_with(), _flat(to_dict(folder.read_config()))
-    new = _flat(to_dict(config))
-    changed = {key: [old.get(key), new[key]] for key in new if old.get(key) != new[key]}
-    for key in ("recipe", "device", "threads"):
-        changed.pop(key, None)
+    before, old, new = folder.started_with(), _flat(to_dict(folder.read_config())), _flat(to_dict(config))
+    compared = new.keys() - {"recipe", "device", "threads"}
+    changed = {key: [old.get(key), new[key]] for key in new if key in compared and old.get(key) != new[key]}
+    before = {"commit": ""} | before
     for key in ("commit", "device", "threads", "torch"):
-        if before.get(key, "" if key == "commit" else versions.get(key)) != versions.get(key):
-            changed[key] = [before.get(key, ""), versions.get(key)]
-    sittings = [sitting for sitting in before.get("carried_on", []) if isinstance(sitting, dict)]
+        if key in before and before[key] != versions[key]:
+            changed[key] = [before[key], versions[key]]
+    earlier = before.get("carried_on")
+    sittings = [one for one in earlier if isinstance(one, dict)] if isinstance(earlier, list) else []
     if changed:
         what = ", ".join(f"{key} {was} → {now}" for key, (was, now) in changed.items())
         say(f"from here on otherwise than before, as the record will say: {what}")

@@ -50,6 +50,22 @@ def test_the_steps_are_repeated_where_they_were_taken(run: Path, tmp_path: Path)
     assert main(["replay", str(tmp_path / "other.json")]) == 0
 
 
+def test_what_cannot_be_the_same_here_is_told(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No compiler where there was one; a network that no longer meets the rules it was held to."""
+    record = records.Record.read(run / "result.json")
+    assert record.config is not None
+    monkeypatch.setattr("featherweight.fused.build.library", lambda: None)
+    without = dataclasses.replace(record, config=record.config | {"fused": False})  # as where there is no compiler
+    dataclasses.replace(without, extras={**(record.extras or {}), "fused": True}).write(tmp_path / "fused.json")
+    main(["replay", str(tmp_path / "fused.json"), "--json"])
+    assert "fused operations: there is no C compiler here" in json.loads(capsys.readouterr().out)["differs"]
+    dataclasses.replace(record, config=record.config | {"model": "separable_100k"}).write(tmp_path / "other.json")
+    assert main(["replay", str(tmp_path / "other.json")]) == 1
+    assert "receptive_field: 31" in capsys.readouterr().err
+
+
 def test_a_record_of_another_seed_or_setting_is_found_out(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from featherweight import config, datasets, weights
+from featherweight.cli import main
 from featherweight.report import format_hardware
 from featherweight.training import run
 from featherweight.training.run_folder import RunFolder, latest_folder, new_folder, run_name
@@ -204,6 +205,22 @@ def test_what_changes_on_the_way_is_told_and_recorded(tmp_path: Path) -> None:
     assert any(f"optimizer.lr {SHORT.optimizer.lr} → 0.07" in line for line in said)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to carry on on")
+def test_a_run_is_carried_on_where_it_was_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not on whatever device "auto" would take now, unless it is told to."""
+    folder, words = RunFolder(tmp_path), ["train", "--recipe", "digits", "--out", str(tmp_path)]
+    automatic = config.resolve("digits", {"epochs": "1", "batch_size": "700", "read_test": "false"})
+    run.train(automatic, folder)
+    folder.result.unlink()
+    versions = json.loads(folder.versions.read_text())
+    folder.versions.write_text(json.dumps(versions | {"device": "cuda NVIDIA A", "carried_on": None}))
+    assert main([*words, "--resume"]) == 2
+    assert "device 'cuda' is not available" in capsys.readouterr().err
+    assert main([*words, "--resume", "--device", "cpu", "--json"]) == 0
+    (sitting,) = json.loads(capsys.readouterr().out)["extras"]["carried_on"]
+    assert sitting["changed"] == {"device": ["cuda NVIDIA A", versions["device"]]}
+
+
 def test_a_damaged_line_of_metrics_is_told_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder(tmp_path)
     with monkeypatch.context() as patch:
@@ -213,7 +230,7 @@ def test_a_damaged_line_of_metrics_is_told_before_the_training(tmp_path: Path, m
     whole = folder.metrics.read_text()
     for damaged in (whole[:20], "[1]\n" + whole, '{"epoch": "x"}\n'):
         folder.metrics.write_text(damaged)
-        with pytest.raises(UserError, match=r"metrics\.jsonl, line 1, holds no epoch's figures"):
+        with pytest.raises(UserError, match=r"metrics\.jsonl, line 1: no epoch's figures"):
             run.train(SHORT, folder, resume=True)
     folder.metrics.unlink()  # nothing but the figures of validation is taken from it
     assert run.train(SHORT, folder, resume=True).test_accuracy is not None

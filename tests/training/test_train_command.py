@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pseudo_terminal import Terminal
 
 DEAD_END = "http://127.0.0.1:9"  # nothing listens there: as good as no network, and refused at once
 
@@ -80,23 +80,14 @@ def test_a_network_that_misses_the_rules_is_not_trained(nowhere: Path) -> None:
 
 @pytest.mark.slow
 def test_a_terminal_gets_a_bar_with_loss_and_accuracy(nowhere: Path) -> None:
-    ours, theirs = pty.openpty()
+    shown = Terminal()
     command = [sys.executable, "-m", "featherweight", "train", "--dataset", "digits", "--epochs", "1"]
     command += ["--set", "batch_size=8"]  # slow enough for the bar to be drawn
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
-    process = subprocess.Popen(command, cwd=nowhere, stdout=subprocess.DEVNULL, stderr=theirs, env=environment)
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            block = os.read(ours, 65536)
-        except OSError:  # the other end is closed
-            break
-        shown += block
-        if not block:
-            break
-    assert process.wait(timeout=60) == 0
-    text = shown.decode(errors="replace")
+    subprocess.run(
+        command, cwd=nowhere, stdout=subprocess.DEVNULL, stderr=shown.stream, env=environment, timeout=120, check=True
+    )
+    text = shown.screen()
     assert "epoch 1/1" in text
     assert "accuracy" in text
     assert "━" in text
