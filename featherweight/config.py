@@ -108,6 +108,7 @@ class TrainConfig:
     )
     threads: int = 0  # 0: leave torch's own choice
     label_smoothing: float = 0.0
+    dropout: bool = True  # false: the network's dropout layers let everything through in training as well
     average: float = 0.0  # decay per step of the exponential moving average of the weights; 0: none
     clip_norm: float = 0.0  # largest gradient norm; 0: no clipping
     stop_at_accuracy: float = 0.0  # stop once the validation accuracy reaches this fraction; 0: never

@@ -63,6 +63,16 @@ def loss_function(network: nn.Module, label_smoothing: float) -> Callable[[torch
     return smoothed_nll
 
 
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def without_dropout(network: nn.Module) -> None:
+    """Set the rate of every dropout layer of `network` to 0: where training does not overfit, it only slows it down."""
+    for layer in network.modules():
+        if isinstance(layer, DROPOUT):
+            layer.p = 0.0
+
+
 class Trainer:
     """One run's moving parts. `train()` does all epochs that are left; `final_network()` is what they gave."""
 
@@ -80,6 +90,8 @@ class Trainer:
         self.config = config
         self.device = device
         self.network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        if not config.dropout:
+            without_dropout(self.network)
         self.layout = layout
         self.optimizer = build_optimizer(self.network, config.optimizer)
         self.average = AveragedWeights(self.network, config.average) if config.average > 0 else None

@@ -137,6 +137,35 @@ def test_a_loop_without_an_option_ends_elsewhere(
     assert apart(found, other) > 2 * TOLERANCE
 
 
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])
+def test_dropout_can_be_left_out(fused: bool, pictures: datasets.PictureSet) -> None:
+    """The first step's loss is then that of the network's layers without it, whatever torch's generator gives."""
+
+    def loss(dropout: bool, seed: int) -> float:
+        torch.manual_seed(0)
+        network = models.build("separable_100k", classes=3)
+        settings = dataclasses.replace(
+            FULL, small_size=0, small_until=0.0, mix=MixConfig(), fused=fused, dropout=dropout
+        )
+        run = Trainer(network, settings, pictures, None, datasets.Statistics(mean=MEAN, std=STD), torch.device("cpu"))
+        torch.manual_seed(seed)
+        inputs, labels = next(run.source.epoch(epoch_order(COUNT, 0, 0), epoch=0))
+        run._step(inputs, labels)
+        return float(run._first_losses[0])
+
+    assert loss(False, 1) == loss(False, 2)
+    assert len({loss(False, 1), loss(True, 1), loss(True, 2)}) == 3
+    torch.manual_seed(0)
+    network = models.build("separable_100k", classes=3).train()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0
+    pick = epoch_order(COUNT, 0, 0)[:BATCH]
+    outputs = network(normalize(pictures.images[pick], MEAN, STD))
+    wanted = F.cross_entropy(outputs, pictures.labels[pick], label_smoothing=FULL.label_smoothing)
+    assert loss(False, 1) == pytest.approx(float(wanted.detach()), rel=1e-4)
+
+
 def test_a_run_is_not_carried_on_to_fewer_epochs_than_it_has_done(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     settings = {"epochs": "1", "small_size": "0", "small_until": "0", "batch_size": "1400", "read_test": "false"}
