@@ -339,7 +339,7 @@ def read_json_object(path: Path | str, *, limit: int, what: str) -> dict[str, An
             data = file.read(limit + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read the {what} {path}: {reason}") from error
+        raise UserError(f"cannot read the {what} {path}: {reason}; check the path, or restore the file") from error
     if len(data) > limit:
         raise UserError(f"{path}: larger than {limit} bytes, so it is no {what}")
     try:

@@ -260,7 +260,8 @@ def _read_verified(path: Path, card: Card) -> bytes:
         with open(path, "rb") as file:
             data = file.read(MAX_WEIGHTS_BYTES + 1)
     except OSError as error:
-        raise UserError(f"cannot read the weights {path}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise UserError(f"cannot read the weights {path}: {reason}; check the path, or restore the file") from error
     if len(data) > MAX_WEIGHTS_BYTES:
         raise UserError(f"{path}: larger than {MAX_WEIGHTS_BYTES >> 20} MiB, so it holds no weights of a network here")
     if sha256_bytes(data) != card.weights_sha256:
