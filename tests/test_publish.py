@@ -57,6 +57,7 @@ def test_the_record_and_seed_0s_weights_are_published(program: ModuleType, tmp_p
         ({"selection": "first epoch with a validation accuracy of 0.8, or the last"}, "was selected"),
         ({"test_images": 9_000}, "not on all"),
         ({"config": {"epochs": 5}}, "is not that of the recipe"),
+        ({"config": {"dropout": False}}, "its dropout is not that of the recipe"),
         ({"extras": {"carried_on": [{"epoch": 2, "step": 0, "changed": {}}]}}, "carried on otherwise"),
         ({"extras": {"test_pictures_among_training": 3}}, "3 of its test pictures were trained on"),
         ({"weights_sha256": "0" * 64}, "is not what the record was written for"),

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from featherweight import weights
-from featherweight.config import recipe_names, resolve, to_dict
+from featherweight.config import TrainConfig, apply, recipe_names, resolve, to_dict
 from featherweight.records import LAST_EPOCH, Record
 from featherweight.utils import UserError, sha256_file
 
@@ -31,7 +31,9 @@ def publish(run: Path) -> str:
     if record.selection != LAST_EPOCH:
         raise UserError(f"{run}: its epoch was selected ({record.selection}); a published run ends at its last")
     recipe = to_dict(resolve(record.recipe, {"seed": str(record.seed)}))
-    changed = [key for key in recipe if key not in PLACE and recipe[key] != (record.config or {}).get(key)]
+    # A record older than a setting does not tell it: its default is what was done before.
+    trained_with = to_dict(apply(TrainConfig(), record.config or {}, source=str(run)))
+    changed = [key for key in recipe if key not in PLACE and recipe[key] != trained_with[key]]
     if changed:
         raise UserError(f"{run}: its {', '.join(changed)} is not that of the recipe {record.recipe}; train it anew")
     if record.test_images != TEST_IMAGES[record.dataset or "cifar10"]:
