@@ -32,8 +32,9 @@ from featherweight.bench.phases import Phases, device_memory, synchronise
 from featherweight.config import TrainConfig
 from featherweight.rules.cost import cost
 from featherweight.rules.graph import trace
-from featherweight.training.engine import Interrupted, Trainer, resolve_precision
+from featherweight.training.engine import Interrupted, Trainer
 from featherweight.training.memory import keep_freed_memory
+from featherweight.training.precision import resolve_precision
 
 SIDE = 32  # of both data sets' pictures
 SETTLE_STEPS = 2  # steps before the clock of `try_out` starts: kernels are built, workers have begun

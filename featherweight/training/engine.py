@@ -11,14 +11,13 @@ CPU an interrupted run that is carried on ends bit for bit where the uninterrupt
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from featherweight.training.checkpoint import Progress, load_checkpoint, save_ch
 from featherweight.training.distillation import Teacher
 from featherweight.training.mixing import mixed
 from featherweight.training.optimizers import build_optimizer, set_rate
+from featherweight.training.precision import autocast
 from featherweight.training.progress import EpochProgress
 from featherweight.training.schedule import rate
 from featherweight.utils import UserError, mix_seed
@@ -119,7 +119,9 @@ class Trainer:
         self.steps_per_epoch = self.source.steps(len(pictures), drop_last=config.drop_last)
         self._forward: Callable[[torch.Tensor], torch.Tensor] = self.network
         if config.compile:
-            self._forward = torch.compile(self.network)
+            self._forward = torch.compile(
+                self.network, dynamic=False
+            )  # each size its own: small pictures, short batches
         elif config.fused and device.type == "cpu" and config.precision == "fp32" and config.channels_last:
             self._forward = fused(self.network) or self.network
 
@@ -223,11 +225,11 @@ class Trainer:
             pictures = shrunk(pictures, config.small_size)
         mixture = mixed(pictures, config.mix, seed=config.seed, step=step, total_steps=self.total_steps)
         pictures = mixture.pictures.contiguous(memory_format=self.layout)
-        with _autocast(self.device, config.precision):
+        with autocast(self.device, config.precision):
             outputs = self._forward(pictures)
         loss = mixture.loss(self.loss, outputs.float(), labels)
         if self.teacher is not None:
-            answers = self.teacher.answers(pictures, _autocast(self.device, config.precision))
+            answers = self.teacher.answers(pictures, autocast(self.device, config.precision))
             loss = self.teacher.loss(outputs.float(), answers, loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -338,39 +340,6 @@ def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
     """The epoch's permutation of `count` pictures: a function of seed and epoch alone."""
     generator = torch.Generator().manual_seed(mix_seed(seed, epoch))
     return torch.randperm(count, generator=generator)
-
-
-def resolve_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
-    """`config` with "auto" replaced by "bf16" where `device` measures faster with it, else by "fp32"."""
-    if config.precision != "auto":
-        return config
-    return dataclasses.replace(config, precision="bf16" if _bf16_pays(device) else "fp32")
-
-
-def _bf16_pays(device: torch.device) -> bool:
-    """Whether a convolution of the usual size, forward and backward, runs faster in bf16; about 0.2 s on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)  # Ampere on: tensor cores at twice TF32's rate
-    if device.type != "cpu":
-        return False
-    layer = nn.Conv2d(64, 64, 3, padding=1, bias=False)
-    pictures = torch.ones(64, 64, 16, 16).to(memory_format=torch.channels_last)
-
-    def seconds(precision: str) -> float:
-        times = []
-        for _ in range(4):  # the first builds the kernel
-            begun = time.perf_counter()
-            with _autocast(device, precision):
-                layer(pictures).float().sum().backward()
-            times.append(time.perf_counter() - begun)
-        return min(times[1:])
-
-    with torch.random.fork_rng(devices=[]):
-        return seconds("bf16") < 0.9 * seconds("fp32")
-
-
-def _autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 @contextmanager

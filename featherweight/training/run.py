@@ -6,6 +6,7 @@ epoch, through `evaluation.HeldOutTest`, which refuses anything earlier.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import re
 import time
@@ -26,8 +27,9 @@ from featherweight.rules.graph import trace
 from featherweight.rules.layers import one, summarise
 from featherweight.rules.verdict import check_network
 from featherweight.terminal import Progress
-from featherweight.training.engine import Trainer, resolve_precision, signals
+from featherweight.training.engine import Trainer, signals
 from featherweight.training.memory import keep_freed_memory
+from featherweight.training.precision import resolve_precision
 from featherweight.training.progress import epoch_line
 from featherweight.training.run_folder import RunFolder, carried_on, commit, package_versions, runs_beside
 from featherweight.training.whitening import whiten_first_layer
@@ -65,6 +67,8 @@ def train(
     """
     begun = time.perf_counter()
     versions: dict[str, Any] = package_versions() | {"commit": commit()}  # as it is now: files may change meanwhile
+    if resume:
+        config = _as_begun(config, folder)
     trainer, facts, trained_on = prepare(config, data_dir, whiten=config.whiten and not resume)
     test = HeldOutTest(lambda: datasets.load_test(config.data.name, data_dir))
     versions |= {"device": describe_device(trainer.device), "threads": torch.get_num_threads()}
@@ -89,6 +93,15 @@ def train(
         record = _record(trainer, folder, facts, found, trained_on, versions, shared)
         record.write(folder.result)
     return record
+
+
+def _as_begun(config: TrainConfig, folder: RunFolder) -> TrainConfig:
+    """`config` with the run's own precision where it is left to a measurement, which could come out otherwise now; on
+    another kind of device it is measured anew."""
+    begun_on = str(folder.started_with().get("device", "")).partition(" ")[0]
+    if config.precision != "auto" or begun_on != pick_device(config.device).type:
+        return config
+    return dataclasses.replace(config, precision=folder.read_config().precision)
 
 
 def _take_up(trainer: Trainer, folder: RunFolder, versions: dict[str, Any], say: Callable[[str], None]) -> None:

@@ -21,8 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from featherweight import datasets, models
 from featherweight.config import AugmentConfig, MixConfig, OptimizerConfig, ScheduleConfig, TeacherConfig, TrainConfig
 from featherweight.models.layers import GlobalAveragePool, Residual, conv_norm_relu
+from featherweight.training import precision
 from featherweight.training.averaging import AveragedWeights
-from featherweight.training.engine import Trainer, epoch_order, loss_function, resolve_precision, shrunk
+from featherweight.training.engine import Trainer, epoch_order, loss_function, shrunk
+from featherweight.training.precision import resolve_precision
 from featherweight.utils import UserError
 
 QUICK = TrainConfig(
@@ -249,6 +251,24 @@ def test_automatic_precision_is_settled_once_and_asked_for_precision_kept() -> N
     assert (
         resolve_precision(dataclasses.replace(TrainConfig(), precision="bf16"), torch.device("cpu")).precision == "bf16"
     )
+
+
+def test_bf16_is_not_even_measured_on_a_processor_that_cannot_compute_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disturbed clock once chose it there."""
+    asked: list[str] = []
+
+    def layer(*arguments: object, **options: object) -> None:
+        asked.append("measured")
+        raise AssertionError
+
+    monkeypatch.setattr(precision.nn, "Conv2d", layer)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "amx_bf16": False, "avx2": True})
+    assert resolve_precision(TrainConfig(), torch.device("cpu")).precision == "fp32"
+    assert not asked
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    with pytest.raises(AssertionError):
+        resolve_precision(TrainConfig(), torch.device("cpu"))
+    assert asked
 
 
 def test_bf16_trains(tmp_path: Path) -> None:

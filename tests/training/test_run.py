@@ -221,6 +221,25 @@ def test_a_run_is_carried_on_where_it_was_begun(tmp_path: Path, capsys: pytest.C
     assert sitting["changed"] == {"device": ["cuda NVIDIA A", versions["device"]]}
 
 
+def test_a_run_goes_on_in_the_precision_it_was_begun_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a measurement would say now; asked for by name, another one is taken, and told."""
+    folder = RunFolder(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_final_evaluation", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run.train(dataclasses.replace(SHORT, precision="bf16"), folder)
+    automatic = dataclasses.replace(SHORT, precision="auto")
+    assert run._as_begun(automatic, folder).precision == "bf16"
+    assert run._as_begun(dataclasses.replace(SHORT, precision="fp32"), folder).precision == "fp32"
+    versions = json.loads(folder.versions.read_text())
+    folder.versions.write_text(json.dumps(versions | {"device": "cuda some GPU"}))
+    assert run._as_begun(automatic, folder).precision == "auto"
+    folder.versions.write_text(json.dumps(versions))
+    record = run.train(automatic, folder, resume=True)
+    assert record.precision == "bf16"
+    assert not (record.extras or {}).get("carried_on")
+
+
 def test_a_damaged_line_of_metrics_is_told_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder(tmp_path)
     with monkeypatch.context() as patch:
