@@ -23,13 +23,14 @@ class AveragedWeights:
         self.network = copy.deepcopy(source).eval().requires_grad_(False)
         theirs, ours = source.state_dict(), self.network.state_dict()
         self._pairs = [(ours[key], theirs[key]) for key in ours if theirs[key].is_floating_point()]
-        self._counts = [(ours[key], theirs[key]) for key in ours if not theirs[key].is_floating_point()]
+        counts = [(ours[key], theirs[key]) for key in ours if not theirs[key].is_floating_point()]
+        self._our_counts, self._their_counts = [ours for ours, _ in counts], [theirs for _, theirs in counts]
 
     @torch.no_grad()
     def update(self) -> None:
         """Follow one step of the source."""
         decay = min(self.decay, (1 + self.steps) / (_WARM + self.steps))
         torch._foreach_lerp_([ours for ours, _ in self._pairs], [theirs for _, theirs in self._pairs], 1 - decay)
-        for ours, theirs in self._counts:
-            ours.copy_(theirs)
+        if self._our_counts:
+            torch._foreach_copy_(self._our_counts, self._their_counts)
         self.steps += 1

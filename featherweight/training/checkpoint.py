@@ -102,3 +102,9 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.T
         state.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]  # rates come from the configuration and the step, not from the file
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    # The file holds plain strides; what has its parameter's shape gets its strides back, without which torch would take
+    # all of a group's tensors one by one.
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -164,6 +165,31 @@ def test_dropout_can_be_left_out(fused: bool, pictures: datasets.PictureSet) -> 
     outputs = network(normalize(pictures.images[pick], MEAN, STD))
     wanted = F.cross_entropy(outputs, pictures.labels[pick], label_smoothing=FULL.label_smoothing)
     assert loss(False, 1) == pytest.approx(float(wanted.detach()), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+def test_a_loaded_optimizer_has_its_parameters_strides(
+    name: Literal["sgd", "adamw", "muon"], pictures: datasets.PictureSet, tmp_path: Path
+) -> None:
+    """Without them torch takes its tensors one by one."""
+    settings = dataclasses.replace(FULL, epochs=1, optimizer=config.OptimizerConfig(name=name, lr=0.01))
+    runs = [
+        Trainer(
+            models.build("feather_quick", classes=3), settings, pictures, None,
+            datasets.Statistics(mean=MEAN, std=STD), torch.device("cpu"),
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    runs[0].train(tmp_path / "checkpoint.safetensors", lambda figures: None)
+    runs[1].load(tmp_path / "checkpoint.safetensors")
+    seen = 0
+    for ours, theirs in zip(*(run.network.parameters() for run in runs), strict=True):
+        for key, value in runs[0].optimizer.state[ours].items():
+            loaded = runs[1].optimizer.state[theirs][key]
+            assert torch.equal(loaded, value)
+            assert loaded.stride() == (theirs.stride() if value.shape == theirs.shape else value.stride())
+            seen += 1
+    assert seen >= len(list(runs[0].network.parameters()))
 
 
 def test_a_run_is_not_carried_on_to_fewer_epochs_than_it_has_done(tmp_path: Path) -> None:
