@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from featherweight import config
 from featherweight.utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name in ("results/feather_quick.json", "weights/feather_quick.json", "weights/feather_quick.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("older")
+    older = json.loads((ROOT / "results" / "feather_quick.json").read_text()) | {"commit": "older"}
+    (tmp_path / "results" / "feather_quick.json").write_text(json.dumps(older))
     return module
 
 
@@ -58,6 +61,7 @@ def test_the_record_and_seed_0s_weights_are_published(program: ModuleType, tmp_p
         ({"test_images": 9_000}, "not on all"),
         ({"config": {"epochs": 5}}, "is not that of the recipe"),
         ({"config": {"dropout": False}}, "its dropout is not that of the recipe"),
+        ({"device": "cuda NVIDIA H200"}, "is of a cpu, the run of a cuda"),
         ({"extras": {"carried_on": [{"epoch": 2, "step": 0, "changed": {}}]}}, "carried on otherwise"),
         ({"extras": {"test_pictures_among_training": 3}}, "3 of its test pictures were trained on"),
         ({"weights_sha256": "0" * 64}, "is not what the record was written for"),
@@ -73,7 +77,9 @@ def test_what_is_refused_leaves_what_was_there(
     (run / "result.json").write_text(json.dumps(record | changes))
     with pytest.raises(UserError, match=words):
         program.publish(run)
-    assert {path.read_text() for place in ("results", "weights") for path in (tmp_path / place).iterdir()} == {"older"}
+    files = [path for place in ("results", "weights") for path in (tmp_path / place).iterdir()]
+    assert len(files) == 3
+    assert all("older" in path.read_text() for path in files)
 
 
 def test_large_weights_are_refused_before_older_ones_are_replaced(program: ModuleType, tmp_path: Path) -> None:
@@ -85,3 +91,11 @@ def test_large_weights_are_refused_before_older_ones_are_replaced(program: Modul
     with pytest.raises(UserError, match="1 MB or more"):
         program.publish(run)
     assert (tmp_path / "weights" / "feather_quick.safetensors").read_text() == "older"
+
+
+def test_of_the_teacher_the_record_alone(program: ModuleType, tmp_path: Path) -> None:
+    settings = config.to_dict(config.resolve("teacher", {}))
+    run = make_run(tmp_path / "run", recipe="teacher", model="teacher", config=settings)
+    assert program.publish(run) == "teacher"
+    assert json.loads((tmp_path / "results" / "teacher.json").read_text())["weights"] == ""
+    assert not (tmp_path / "weights" / "teacher.safetensors").exists()

@@ -3,7 +3,8 @@
     .venv/bin/python tools/publish.py runs/feather_quick-seed0 [more runs …]
 
 Refuses a run of a changed recipe, of changed code, carried on otherwise than begun, one that was not measured on all
-test pictures or trained on some of them, weights that are not the record's, and such of 1 MB or more.
+test pictures or trained on some of them, weights that are not the record's, such of 1 MB or more, and a run on a GPU in
+the place of one on a CPU, or the other way round. Of the teacher only the record is published.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from featherweight.utils import UserError, sha256_file
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = ("device", "precision", "threads")  # where a run was, not what it was
+TOO_LARGE = ("teacher",)  # whose record alone is published
 TEST_IMAGES = {"cifar10": 10_000, "digits": 355}
 
 
@@ -47,17 +49,29 @@ def publish(run: Path) -> str:
     trained = run / "model.safetensors"
     if not trained.is_file() or sha256_file(trained) != record.weights_sha256:
         raise UserError(f"{trained} is not what the record was written for (weights_sha256); train it anew")
-    if record.seed != 0:
-        name = f"{record.recipe}-seed{record.seed}"
-        dataclasses.replace(record, weights="").write(ROOT / "results" / f"{name}.json")
+    name = record.recipe if record.seed == 0 else f"{record.recipe}-seed{record.seed}"
+    place = ROOT / "results" / f"{name}.json"
+    _expect_same_kind_of_device(record, place)
+    if record.seed != 0 or record.recipe in TOO_LARGE:
+        dataclasses.replace(record, weights="").write(place)
         return name
     if trained.stat().st_size >= 1_000_000:
         raise UserError(f"{trained}: 1 MB or more; such weights are not published")
     network, card = weights.load(trained)
     path = weights.save(ROOT / "weights" / f"{record.recipe}.safetensors", network, card)
     record = dataclasses.replace(record, weights=f"weights/{path.name}", weights_sha256=sha256_file(path))
-    record.write(ROOT / "results" / f"{record.recipe}.json")
-    return record.recipe
+    record.write(place)
+    return name
+
+
+def _expect_same_kind_of_device(record: Record, place: Path) -> None:
+    """UserError where the record in `place` is of another kind of device: figures and times are not comparable."""
+    if place.exists():
+        old, new = (one.device.partition(" ")[0] for one in (Record.read(place), record))
+        if old != new:
+            raise UserError(
+                f"{place} is of a {old}, the run of a {new}; give the {new} a recipe of its own, or remove it"
+            )
 
 
 if __name__ == "__main__":
