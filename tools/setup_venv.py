@@ -23,7 +23,7 @@ def main(folder: str) -> int:
     venv = ROOT / folder
     python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     print(f"setting up {folder} (once; a few minutes) …", file=sys.stderr, flush=True)
-    if not python.exists() and subprocess.run([sys.executable, "-m", "venv", str(venv)], check=False).returncode:
+    if not _has_pip(python) and _failed([sys.executable, "-m", "venv", "--clear", str(venv)]):  # none, or half made
         return _stop("could not make a virtual environment; install Python's venv module (Debian: python3-venv)")
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
     locked = [*pip, "--require-hashes", "--no-deps", "-r"]
@@ -36,6 +36,11 @@ def main(folder: str) -> int:
         return _stop("could not install the package itself")
     (venv / ".ready").touch()
     return 0
+
+
+def _has_pip(python: Path) -> bool:
+    asked = [str(python), "-m", "pip", "--version"]
+    return python.exists() and subprocess.run(asked, capture_output=True, check=False).returncode == 0
 
 
 def _failed(command: list[str]) -> bool:

@@ -160,7 +160,7 @@ def unpack(file: Path, folder: Path, archive: Archive) -> None:
 
 def _take_parquet(source: Source, folder: Path, archive: Archive, patience: Patience) -> Copy:
     if not parquet.available():
-        raise SourceError("passed over, because it needs pyarrow (pip install 'featherweight[parquet]')")
+        raise SourceError("passed over, because it needs pyarrow (pip install pyarrow)")
     target = folder / cifar10.UNPACKED
     staging = _staging_folder(folder)
     try:

@@ -41,7 +41,7 @@ def read_parquet(file: Path, classes: tuple[str, ...]) -> PictureSet:
         from pyarrow import parquet
     except ImportError as error:
         raise UserError(
-            f"reading {file} needs pyarrow; run pip install 'featherweight[parquet]', or use the official batches"
+            f"reading {file} needs pyarrow; run pip install pyarrow, or use the official batches"
         ) from error
     _expect_file(file)
     try:

@@ -148,7 +148,7 @@ def import_gradio() -> None:
             import gradio
     except ImportError as error:
         raise UserError(
-            f"the page needs gradio ({printable_reason(error)}): pip install 'featherweight[demo]'"
+            f"the page needs gradio ({printable_reason(error)}): pip install gradio"
         ) from error
     version = getattr(gradio, "__version__", "0")
     if int(version.partition(".")[0]) < OLDEST_GRADIO:

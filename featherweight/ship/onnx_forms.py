@@ -39,7 +39,7 @@ def require_packages() -> None:
     """UserError unless the extra `onnx` is installed."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise UserError(f"export needs {', '.join(missing)}: pip install 'featherweight[onnx]'")
+        raise UserError(f"export needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 class _FromPixels(nn.Module):

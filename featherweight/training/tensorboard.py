@@ -126,7 +126,7 @@ def _writer_class() -> Any:
     except ImportError as error:
         raise UserError(
             "TensorBoard's files need the package tensorboard, which is not installed; run pip install "
-            "'featherweight[tensorboard]', or leave --tensorboard out"
+            "tensorboard, or leave --tensorboard out"
         ) from error
     return SummaryWriter
 

@@ -57,5 +57,5 @@ def test_statistics_are_pinned() -> None:
 def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     digits.load.cache_clear()
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'featherweight\[digits\]'"):
+    with pytest.raises(UserError, match=r"pip install scikit-learn"):
         datasets.load_train("digits")

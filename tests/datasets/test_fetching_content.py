@@ -142,6 +142,6 @@ def test_parquet_with_other_pictures_gives_way_to_the_archive(server, behave, hu
 
 def test_without_pyarrow_parquet_is_passed_over_before_a_byte(server, hub, small, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("featherweight.datasets.parquet.available", lambda: False)
-    with pytest.raises(UserError, match=r"pip install 'featherweight\[parquet\]'"):
+    with pytest.raises(UserError, match=r"pip install pyarrow"):
         fetch.fetch(tmp_path, [hub], archive=small.archive, patience=QUICK)
     assert server.seen == []

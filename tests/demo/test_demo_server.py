@@ -247,7 +247,7 @@ def test_the_address_is_one_a_browser_can_open() -> None:
 @pytest.mark.parametrize(
     ("gradio", "words"),
     [
-        ("None", "pip install 'featherweight[demo]'"),
+        ("None", "pip install gradio"),
         ("types.SimpleNamespace(__version__='5.49.1')", "gradio 6 or later"),
     ],
 )

@@ -155,7 +155,7 @@ def test_without_the_package_it_says_what_to_install(tmp_path: Path, monkeypatch
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(UserError, match=r"pip install 'featherweight\[tensorboard\]'"):
+    with pytest.raises(UserError, match=r"pip install tensorboard,"):
         TensorBoardLog(tmp_path / "log")
     assert not (tmp_path / "log").exists()
 
