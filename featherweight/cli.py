@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # where it is not UTF-8, "…" becomes "?"
     parser = Parser(prog="featherweight", description="Train, check, explain and ship small image classifiers.")
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
@@ -67,6 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output left (`featherweight models | head`): nothing more to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter stumbles over it once more at its end
         return 0
+    except OSError as error:  # that no command foresaw: a folder that may not be looked into, a full disk
+        place = "" if error.filename is None else f"{str(error.filename)!a}: "
+        reason = f"{place}{error.strerror or error}; check the path, who may read and write it, and the disk"
+        print(f"featherweight {chosen}: {reason}", file=sys.stderr)
+        return 2
 
 
 def _version() -> str:

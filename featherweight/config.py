@@ -7,6 +7,7 @@ of the wrong type or out of range is an error that names the key and where it ca
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,7 +184,7 @@ def recipe_names() -> list[str]:
 def read_recipe(name: str) -> Recipe:
     """The recipe of that name, or of that path when it ends in .toml. Raises UserError when there is none such."""
     path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # which, unlike Path's own, never raises
         raise UserError(
             f"no recipe {name!r}; choose one of {', '.join(recipe_names())}, or give the path of a .toml file"
         )

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,13 +33,12 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
     no file shall replace; whatever `path` held before is kept.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise UserError(f"cannot write {path}: it is there and no plain file; choose another name")
+    _expect_free_or_plain(path)
     data = content.encode() if isinstance(content, str) else content
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
@@ -64,10 +64,9 @@ def require_place(path: Path | str | None) -> None:
     if path is None:
         return
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise UserError(f"cannot write {path}: it is there and no plain file; choose another name")
+    _expect_free_or_plain(path)
     folder = path.absolute().parent
-    while not folder.exists():
+    while not os.path.exists(folder):
         folder = folder.parent
     try:
         tempfile.TemporaryFile(dir=folder).close()
@@ -77,11 +76,27 @@ def require_place(path: Path | str | None) -> None:
         ) from error
 
 
+def _expect_free_or_plain(path: Path) -> None:
+    """UserError unless `path` is a plain file, or nothing yet under a name that a file can have."""
+    try:
+        path.name.encode()  # one that is no UTF-8 could not be told in JSON
+        plain = stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:  # too long a name, a folder that is not ours to look into, a NUL byte
+        reason = getattr(error, "strerror", None) or "the name is none for a file"
+        raise UserError(f"cannot write {ascii(str(path))[1:-1]}: {reason}; choose another name") from error
+    if not plain:
+        raise UserError(f"cannot write {path}: it is there and no plain file; choose another name")
+
+
 def write_together(contents: Mapping[Path, bytes]) -> None:
     """Write several files that belong together: all beside their places first, then rename each.
 
     A full disk leaves every older file as it was. Raises UserError when one cannot be written.
     """
+    for path in contents:
+        _expect_free_or_plain(path)
     staged = {path.with_name(f".{path.name}.new"): path for path in contents}
     try:
         for temporary, path in staged.items():

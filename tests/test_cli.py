@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -49,6 +50,9 @@ def _processor_seconds(*arguments: str) -> float:
         ["eval", "no/such/weights.safetensors"],
         ["summary", "no_such_network"],
         ["check", "no/such/file.py:Net"],
+        ["train", "--recipe", 300 * "x" + ".toml"],
+        ["check", "feather_quick", "--csv", 300 * "x"],
+        ["export", "feather_quick", "--out", "\udcff.onnx"],
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(arguments: list[str], tmp_path, monkeypatch) -> None:
@@ -58,6 +62,14 @@ def test_bad_input_gets_one_line_and_exit_code_2(arguments: list[str], tmp_path,
     assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_is_not_utf8_costs_a_question_mark() -> None:
+    command = [sys.executable, "-m", "featherweight", "summary", "feather_200k"]
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, capture_output=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert b"?" in done.stdout
 
 
 def test_every_command_is_there_and_has_its_help() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from featherweight.records import Record, group_by_recipe, load_all
-from featherweight.utils import UserError, require_place, write_atomic
+from featherweight.utils import UserError, require_place, write_atomic, write_together
 
 # in the design's own order
 CONTRACT = [
@@ -73,6 +73,18 @@ def write(folder: Path, name: str, **changes: Any) -> Path:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(values(**changes)))
     return path
+
+
+def test_files_that_belong_together_are_written_all_or_none(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("older")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UserError, match="b: it is there and no plain file"):
+        write_together({tmp_path / "a": b"new", tmp_path / "b": b"new"})
+    assert (tmp_path / "a").read_text() == "older"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    (tmp_path / "b").rmdir()
+    write_together({tmp_path / "a": b"new", tmp_path / "b": b"new"})
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"new"}
 
 
 def test_the_contract_is_written_and_read_back(tmp_path: Path) -> None:

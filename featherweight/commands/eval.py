@@ -161,7 +161,8 @@ def _command(args: argparse.Namespace) -> str:
 def find_record(path: Path, card: Card) -> tuple[Path | None, Record | None]:
     """The record of the weights at `path`: a run's result.json beside them, else results/NAME.json.
 
-    Only a record of these very weights, by SHA-256, counts; (its path, None) says that there is one of others.
+    A result.json beside them that is no record is of something else, and passed over with a note. Only a record of
+    these very weights, by SHA-256, counts; (its path, None) says that there is one of others.
     """
     from featherweight.records import RESULTS, Record
 
@@ -169,7 +170,13 @@ def find_record(path: Path, card: Card) -> tuple[Path | None, Record | None]:
     other = None
     for candidate in (beside, path.parent.parent / "results" / f"{path.stem}.json", RESULTS / f"{path.stem}.json"):
         if candidate.is_file():
-            record = Record.read(candidate)
+            try:
+                record = Record.read(candidate)
+            except UserError as error:
+                if candidate != beside:
+                    raise
+                note(f"{error}; passed over")
+                continue
             if record.weights_sha256 == card.weights_sha256:
                 return candidate, record
             other = other or candidate

@@ -29,8 +29,7 @@ def load() -> tuple[PictureSet, PictureSet]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise UserError(
-            "the data set 'digits' comes with scikit-learn, which is not installed; run pip install "
-            "scikit-learn"
+            "the data set 'digits' comes with scikit-learn, which is not installed; run pip install scikit-learn"
         ) from error
     grey, labels = load_digits(return_X_y=True)
     images = enlarge(np.asarray(grey).reshape(-1, 8, 8).astype(np.int64))

@@ -68,6 +68,8 @@ def download(url: str, part: Path, *, largest: int, exact: bool, patience: Patie
                 resumed = False
             elif error.code < 500 and error.code not in (408, 429):
                 raise SourceError(reason) from error
+        except UnicodeError as error:  # an address that no request can hold
+            raise SourceError(f"no address: {error}") from error
         except (OSError, http.client.HTTPException) as error:
             cause = getattr(error, "reason", error)
             reason = str(cause) or type(cause).__name__

@@ -16,7 +16,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-FORM_ROOM = 64 << 10  # bytes around the file in an upload
+FORM_ROOM = 64 << 10  # bytes around the file in an upload, and in any other request
 API = "/gradio_api"
 # What the page asks for; the rest of gradio's routes (fetching addresses, recordings, monitoring …) stays shut.
 PLACES = (*("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", f"{API}/upload", f"{API}/upload_progress"),)
@@ -42,7 +42,7 @@ HEADERS = {
 class Guard:
     """An ASGI application around another one.
 
-    names: the Host names it answers to (None: any); most_bytes: of a request's body; full: whether no more files can
+    names: the Host names it answers to (None: any); most_bytes: of an upload's body; full: whether no more files can
     be kept.
     """
 
@@ -87,8 +87,9 @@ class Guard:
         if "transfer-encoding" in headers:  # a body of unknown length; browsers send none
             return 411, "the length must be told"
         length = headers.get("content-length", "0")  # the server reads no more than that
-        if not length.isdecimal() or int(length) > self.most_bytes:
-            return 413, f"more than {self.most_bytes:,} bytes"
+        most = self.most_bytes if path == f"{API}/upload" else min(FORM_ROOM, self.most_bytes)
+        if not length.isdecimal() or int(length) > most:
+            return 413, f"more than {most:,} bytes"
         if path == f"{API}/upload" and self.full():
             return 507, "too many pictures were sent of late; try again in an hour"
         if path.startswith(f"{API}/file=") and path[len(f"{API}/file=") :].lower().startswith(("http:", "https:")):

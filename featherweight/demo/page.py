@@ -129,7 +129,7 @@ def _picture_field(folder: Path, examples: Path) -> gr.Image:
     def hand_over(payload: Any) -> tuple[str, str] | None:
         if payload is None or not payload.path:
             return None
-        return payload.path, payload.orig_name or Path(payload.path).name
+        return payload.path, (payload.orig_name or Path(payload.path).name)[:255]
 
     # On this object, not in a subclass: gradio writes a .pyi file beside the source of every subclass it meets.
     setattr(field, "async_move_resource_to_block_cache", keep)  # noqa: B010

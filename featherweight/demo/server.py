@@ -147,9 +147,7 @@ def import_gradio() -> None:
             warnings.simplefilter("ignore", DeprecationWarning)  # of its own parts among each other
             import gradio
     except ImportError as error:
-        raise UserError(
-            f"the page needs gradio ({printable_reason(error)}): pip install gradio"
-        ) from error
+        raise UserError(f"the page needs gradio ({printable_reason(error)}): pip install gradio") from error
     version = getattr(gradio, "__version__", "0")
     if int(version.partition(".")[0]) < OLDEST_GRADIO:
         raise UserError(f"the page needs gradio {OLDEST_GRADIO} or later, not {version}: pip install --upgrade gradio")

@@ -205,7 +205,14 @@ def _landscape(subject: Subject) -> Exhibit:
         selection = subject.record.selection if subject.record else "how its state was chosen is not recorded"
         source = f"{card.name}; {selection}"
         points.append(
-            Point(name="this run", parameters=card.parameters, accuracy=accuracy, whose="this", source=source)
+            Point(
+                name="this run",
+                parameters=card.parameters,
+                accuracy=accuracy,
+                whose="this",
+                source=source,
+                selected_on_test=False if subject.record else None,
+            )
         )
     if len(points) < 2:
         raise Skip(f"no other network's accuracy on {card.dataset} is recorded here")

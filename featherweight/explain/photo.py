@@ -31,6 +31,7 @@ def photo_attribution(
     confidence), the likeliest first; cams, pixels: [K, S, S]; layer: Grad-CAM's; completeness_error: as for
     `saliency.overlays`.
     """
+    cams, pixels = cams.cpu(), pixels.cpu()  # Apple's GPUs have no float64, which places are found in
     strongest = [(name, where_strongest(cam)) for (name, _), cam in zip(top, cams, strict=True)]
     first, confidence = top[0]
     return Exhibit(
@@ -50,8 +51,8 @@ def photo_attribution(
             "completeness_error": completeness_error,
             "top": [{"class": name, "confidence": share} for name, share in top],
             "maps": [
-                {"method": CAM, "values": rounded(cams.cpu(), 3)},
-                {"method": PIXELS, "values": rounded(pixels.cpu(), 3)},
+                {"method": CAM, "values": rounded(cams, 3)},
+                {"method": PIXELS, "values": rounded(pixels, 3)},
             ],
         },
         columns=["class", "confidence", f"{CAM}, strongest part", f"{PIXELS}, strongest part"],
@@ -80,8 +81,8 @@ def _drawn(
         show_picture(axes, shown)
         axes.set_title(text, fontsize=9, pad=3)
     for number, (name, confidence) in enumerate(top, 1):
-        heat(grid[0, number], picture, cams[number - 1].cpu().numpy())
-        split(grid[1, number], picture, pixels[number - 1].cpu().numpy())
+        heat(grid[0, number], picture, cams[number - 1].numpy())
+        split(grid[1, number], picture, pixels[number - 1].numpy())
         grid[0, number].set_title(f"{plain(name)}: {100 * confidence:.1f} %", fontsize=9, pad=3)
     grid[0, 1].set_ylabel(CAM, fontsize=9)
     grid[1, 1].set_ylabel(PIXELS, fontsize=9)

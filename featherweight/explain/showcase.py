@@ -113,7 +113,7 @@ def _landscape(groups: Sequence[Group], dataset: str) -> list[Exhibit]:
 def _of_photo(subject: Subject, small: np.ndarray, large: np.ndarray) -> Exhibit:
     """Grad-CAM and integrated gradients for the photograph's likeliest classes."""
     batch = subject.normalised(torch.from_numpy(small)[None])
-    confidence, said = class_scores(subject.network, batch)[0].double().softmax(0).topk(CLASSES_SHOWN)
+    confidence, said = class_scores(subject.network, batch)[0].cpu().double().softmax(0).topk(CLASSES_SHOWN)
     repeated = batch.expand(CLASSES_SHOWN, -1, -1, -1).contiguous()
     cams = grad_cam(subject.network, subject.layer.name, repeated, said)
     pixels = integrated_gradients(subject.network, repeated, said, steps=STEPS)

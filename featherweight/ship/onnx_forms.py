@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader
 
-OPSET = 20  # onnxruntime from 1.17 on
+OPSET = 20  # with the exporter's IR version, 10: onnxruntime from 1.18 on
 CALIBRATION_IMAGES = 1000
 # The layers whose inputs and weights become 8 bits wide; pooling and softmax stay in float32, where they cost nothing.
 QUANTISED = ("Conv", "Gemm", "MatMul", "Add", "Relu")

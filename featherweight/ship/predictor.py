@@ -113,6 +113,9 @@ def _open(source: Path | str | bytes | Image.Image | np.ndarray) -> contextlib.A
         if source.dtype != np.uint8 or not (source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)):
             raise PictureError(f"pixels must be uint8 [H, W, 3] or [H, W], not {source.dtype} {list(source.shape)}")
         return contextlib.nullcontext(Image.fromarray(source))
+    if not isinstance(source, str | bytes | os.PathLike):
+        kinds = "a path, a file's content as bytes, a Pillow image or pixels as a numpy array"
+        raise PictureError(f"must be {kinds}, not {type(source).__name__}")
     content = source if isinstance(source, bytes) else _content(source)
     if not content:
         raise PictureError("is empty (0 bytes); get it anew")
@@ -205,21 +208,32 @@ def _rgb(image: Image.Image, whole_16: bool) -> Image.Image:
         if isinstance(clear, int):
             grey[values == clear] = 255
         return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
+    if _has_transparency(image):
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     return image.convert("RGB")
+
+
+def _has_transparency(image: Image.Image) -> bool:
+    """Pillow has this itself from 10.1 on; small devices have older ones."""
+    palette = image.palette.mode if image.mode == "P" and image.palette is not None else ""
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or palette.endswith("A") or "transparency" in image.info
 
 
 def _grey(values: np.ndarray, whole_16: bool) -> np.ndarray:
     """Grey of 16 bits, or of an unstated range, as 8 bits. (Pillow's own conversion cuts off all above 255.)"""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise PictureError("holds values that are not finite")
-    if whole_16:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 / 255 = 257, rounded to the nearest
-    low, high = float(values.min()), float(values.max())
-    span = high - low or 1.0
-    return np.rint((values.astype(np.float64) - low) * (255 / span)).astype(np.uint8)
+    low, high = (0.0, 0.0) if whole_16 else (float(values.min()), float(values.max()))
+    span, grey = high - low or 1.0, np.empty(values.shape, np.uint8)
+    rows = max(1, 2**20 // values.shape[1])  # at a time: as a whole, wider numbers would take gigabytes
+    for start in range(0, len(values), rows):
+        part = values[start : start + rows]
+        if whole_16:
+            grey[start : start + rows] = (part.astype(np.uint32) + 128) // 257  # 65535 / 255 = 257, to the nearest
+        else:
+            grey[start : start + rows] = np.rint((part.astype(np.float64) - low) * (255 / span))
+    return grey
 
 
 def printable(text: str | os.PathLike[str]) -> str:
@@ -320,7 +334,8 @@ class PictureClassifier(ABC):
     def predict(self, pictures: Any, top: int = 3) -> Any:
         """The `Prediction` of one picture, or the list of those of a list of pictures, with the `top` best classes.
 
-        A picture is whatever `read_picture` takes. Raises PictureError, naming it, for one that cannot be read.
+        A picture is whatever `read_picture` takes. Raises PictureError, naming it, for one that cannot be read (that
+        of `featherweight.load`: UserError), and ValueError for a `top` below 1.
         """
         if top < 1:
             raise ValueError(f"top must be at least 1, not {top}")
@@ -420,20 +435,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.top < 1:
         parser.error("--top must be at least 1")
     try:
-        predictor = Predictor(args.model)
+        rows = _tell_each(Predictor(args.model), args, parser.prog)
+        sys.stdout.flush()
+        return 2 if any(row["error"] for row in rows) else 0
     except ModelError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+def _tell_each(predictor: Predictor, args: argparse.Namespace, program: str) -> list[dict[str, Any]]:
+    """Print what is found of each picture, and return it."""
     rows = []
     for one, outcome in predictor.predict_each(find_pictures(args.pictures)[0], args.top):
         rows.append(as_row(one, outcome))
         if isinstance(outcome, PictureError):
-            print(f"{parser.prog}: {one.name} {outcome}", file=sys.stderr)
+            print(f"{program}: {one.name} {outcome}", file=sys.stderr)
         elif not args.json:
             print(one.name, *(f"{label} {share:.1%}" for label, share in outcome.top), sep="\t")
     if args.json:
         print(json.dumps(rows, indent=2))
-    return 2 if any(row["error"] for row in rows) else 0
+    return rows
 
 
 def as_row(found: Found, outcome: Prediction | PictureError) -> dict[str, Any]:

@@ -91,6 +91,12 @@ def test_a_404_a_lie_a_stub_and_a_dead_end_then_a_good_source(server, behave, sm
     assert [path for path, _ in server.seen].count("/none.tar.gz") == 1  # a 404 is not asked twice
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/donn\u00e9es/x.tar.gz", "http://a..b/x.tar.gz"])
+def test_an_address_that_is_none_is_passed_over(url: str, tmp_path: Path) -> None:
+    with pytest.raises(download.SourceError, match="no address"):
+        download.download(url, tmp_path / "part", largest=10, exact=True, patience=QUICK)
+
+
 def test_no_source_left_is_one_line_with_each_reason(server, behave, small, tmp_path: Path) -> None:
     server.paths["/lie.tar.gz"] = behave(bytes(len(small.tar)))
     with pytest.raises(UserError) as caught:

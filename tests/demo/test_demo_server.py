@@ -276,9 +276,15 @@ def test_uploads_are_refused_while_too_many_are_kept(tmp_path: Path) -> None:
     async def send(message: dict) -> None:
         sent.append(message)
 
-    for full, path, status in ((True, "/upload", 507), (False, "/upload", 200), (True, "/queue/join", 200)):
-        scope = {"type": "http", "path": f"/gradio_api{path}", "headers": []}
+    cases = [
+        *((True, "/upload", 0, 507), (False, "/upload", 0, 200), (True, "/queue/join", 0, 200)),
+        *((False, "/upload", 10 * FORM_ROOM, 200), (False, "/upload", 10 * FORM_ROOM + 1, 413)),
+        *((False, "/queue/join", FORM_ROOM, 200), (False, "/queue/join", FORM_ROOM + 1, 413)),
+    ]
+    for full, path, length, status in cases:
+        headers = [(b"content-length", str(length).encode())]
+        scope = {"type": "http", "path": f"/gradio_api{path}", "headers": headers}
         sent.clear()
-        guard = Guard(answer, names=None, most_bytes=10, full=lambda full=full: full)
+        guard = Guard(answer, names=None, most_bytes=10 * FORM_ROOM, full=lambda full=full: full)
         asyncio.run(guard(scope, answer, send))  # type: ignore[arg-type]
         assert sent[0]["status"] == status

@@ -155,6 +155,16 @@ def test_a_record_of_other_weights_is_not_compared(folder: Path, recorded, capsy
     assert "record of other weights" in err
 
 
+def test_a_result_that_is_no_record_is_passed_over(folder: Path, recorded, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded()
+    beside = folder / "result.json"
+    beside.write_text('{"accuracy": 1}')
+    code, out, err = run(capsys, folder, "--json")
+    assert code == 0
+    assert json.loads(out)["record"] is None
+    assert "passed over" in err
+
+
 def test_published_weights_and_their_record(
     folder: Path,
     expected: dict[str, Any],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from featherweight.explain.classes import confusion_matrix, mix_ups, per_class, 
 from featherweight.explain.curves import draw_curves, learning_curves
 from featherweight.explain.field_figure import receptive_field_figure
 from featherweight.explain.filters import as_colours, colourfulness, first_layer, flatness
+from featherweight.explain.gallery import _landscape
 from featherweight.explain.landscape import ANCHORS, Point, _draw_point, accuracy_against_parameters
 from featherweight.explain.layers import UnitField
 from featherweight.explain.pictures import (
@@ -307,6 +309,15 @@ def test_accuracy_against_parameters() -> None:
     told = {row[0]: row[4] for row in exhibit.rows}
     assert (told["a"], told["ResNet-20"], told["cifar10-tiniest"]) == ("no", "yes", "not said")
     looked_at(accuracy_against_parameters(ours[:1], "digits", assignment=False))
+
+
+@pytest.mark.parametrize(
+    ("record", "told"), [(SimpleNamespace(selection="none: last epoch"), "no"), (None, "not said")]
+)
+def test_a_network_without_its_record_is_not_called_unpicked(record: SimpleNamespace | None, told: str) -> None:
+    card = SimpleNamespace(dataset="cifar10", test_accuracy=0.9, name="mine", parameters=1000)
+    subject: Any = SimpleNamespace(card=card, split="val", record=record)
+    assert {row[0]: row[4] for row in _landscape(subject).rows}["this run"] == told
 
 
 def test_grey_is_grey_and_faded_is_paler() -> None:

@@ -109,6 +109,27 @@ def test_grey_of_every_depth_keeps_its_brightness() -> None:
         read_picture(saved(broken, "TIFF"), 32)
 
 
+def test_an_older_pillow_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its images do not know yet whether they have transparency."""
+    monkeypatch.delattr(Image.Image, "has_transparency_data")
+    test_alpha_is_laid_on_white()
+
+
+def test_large_grey_is_stretched_in_parts_as_in_one() -> None:
+    values = np.random.default_rng(0).integers(-(10**9), 10**9, (3, 2**20), dtype=np.int32)
+    values[1] -= 10**9
+    low, high = float(values.min()), float(values.max())
+    whole = np.rint((values.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
+    np.testing.assert_array_equal(predictor._grey(values, False), whole)
+    np.testing.assert_array_equal(predictor._grey(values.T, False), whole.T)
+
+
+@pytest.mark.parametrize("wrong", [None, 0, 1.5, io.BytesIO(), torch.zeros(3)])
+def test_what_is_no_picture_at_all_is_told_as_that(wrong: object) -> None:
+    with pytest.raises(PictureError, match=f"must be a path, .*, not {type(wrong).__name__}$"):
+        read_picture(wrong, 32)  # type: ignore[arg-type]
+
+
 def test_cmyk_palette_and_other_colours() -> None:
     """(255 - ink) (255 - black) / 255 in each colour; palettes of 256 colours come close to the picture."""
     ink = Image.new("CMYK", (32, 32), (255, 51, 0, 51))
