@@ -90,13 +90,13 @@ def test_bad_pictures_and_models_get_one_line_each(alone: Path) -> None:
 
 def test_a_reader_that_leaves_is_no_failure(alone: Path) -> None:
     command = [sys.executable, "predictor.py", "model.onnx", *(["pictures"] * 300)]
-    process = subprocess.Popen(command, cwd=alone, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.close()
-    said = process.stderr.read()
-    assert process.wait(timeout=120) == 0, said
+    with subprocess.Popen(command, cwd=alone, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
     assert said == b""
+    assert process.returncode == 0
 
 
 def test_an_onnx_file_of_somebody_else_is_refused() -> None:
