@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from featherweight import cli
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def featherweight(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -62,6 +66,38 @@ def test_bad_input_gets_one_line_and_exit_code_2(arguments: list[str], tmp_path,
     assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_that_no_command_foresaw_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from featherweight.commands import models
+
+    def locked(args: object) -> int:
+        raise PermissionError(13, "Permission denied", "/locked/x.json")
+
+    monkeypatch.setattr(models, "run", locked)
+    assert cli.main(["models"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "featherweight models: '/locked/x.json': Permission denied; check the path, who may read and write it, and "
+        "the disk"
+    ]
+
+
+@pytest.mark.parametrize(("left", "usable"), [(None, False), ("exit 1", False), ("exit 0", True)])
+def test_an_environment_without_pip_is_made_anew(tmp_path: Path, left: str | None, usable: bool) -> None:
+    spec = importlib.util.spec_from_file_location("setup_venv", ROOT / "tools" / "setup_venv.py")
+    assert spec is not None
+    assert spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    python = tmp_path / "python"
+    if left is not None:
+        python.write_text(f"#!/bin/sh\n{left}\n")
+        python.chmod(0o755)
+    assert program._has_pip(python) == usable
 
 
 def test_output_that_is_not_utf8_costs_a_question_mark() -> None:

@@ -6,6 +6,8 @@ import hashlib
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -99,3 +101,9 @@ def test_of_the_teacher_the_record_alone(program: ModuleType, tmp_path: Path) ->
     assert program.publish(run) == "teacher"
     assert json.loads((tmp_path / "results" / "teacher.json").read_text())["weights"] == ""
     assert not (tmp_path / "weights" / "teacher.safetensors").exists()
+
+
+def test_a_run_that_is_none_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "publish.py"), str(tmp_path / "nosuch")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)

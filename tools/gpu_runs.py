@@ -43,7 +43,10 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     given = parser.parse_args()
     deadline = time.monotonic() + 60 * given.minutes
-    given.out.mkdir(parents=True, exist_ok=True)
+    try:
+        given.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {given.out}: {error.strerror}; choose another folder")
     try:
         finished = all_of(PLAN, given.at_once, given.device, deadline, on_finished=lambda: pack_all(given.out))
     finally:

@@ -79,4 +79,5 @@ if __name__ == "__main__":
         for argument in sys.argv[1:]:
             print(publish(Path(argument)))
     except UserError as error:
-        sys.exit(f"publish: {error}")
+        print(f"publish: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -87,7 +87,7 @@ class Guard:
         if "transfer-encoding" in headers:  # a body of unknown length; browsers send none
             return 411, "the length must be told"
         length = headers.get("content-length", "0")  # the server reads no more than that
-        most = self.most_bytes if path == f"{API}/upload" else min(FORM_ROOM, self.most_bytes)
+        most = self.most_bytes if path == f"{API}/upload" else FORM_ROOM
         if not length.isdecimal() or int(length) > most:
             return 413, f"more than {most:,} bytes"
         if path == f"{API}/upload" and self.full():

@@ -67,7 +67,7 @@ DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout
 
 
 def without_dropout(network: nn.Module) -> None:
-    """Set the rate of every dropout layer of `network` to 0: where training does not overfit, it only slows it down."""
+    """Set the rate of every dropout layer of `network` to 0."""
     for layer in network.modules():
         if isinstance(layer, DROPOUT):
             layer.p = 0.0
@@ -119,9 +119,8 @@ class Trainer:
         self.steps_per_epoch = self.source.steps(len(pictures), drop_last=config.drop_last)
         self._forward: Callable[[torch.Tensor], torch.Tensor] = self.network
         if config.compile:
-            self._forward = torch.compile(
-                self.network, dynamic=False
-            )  # each size its own: small pictures, short batches
+            # Each size of pictures and batches gets a program of its own, not one slower program for all.
+            self._forward = torch.compile(self.network, dynamic=False)
         elif config.fused and device.type == "cpu" and config.precision == "fp32" and config.channels_last:
             self._forward = fused(self.network) or self.network
 
