@@ -104,6 +104,7 @@ class TrainConfig:
     drop_last: bool = True  # leave an epoch's last, short batch out of training (never out of evaluation)
     channels_last: bool = True
     compile: bool = False  # torch.compile the network: pays on long runs only
+    capture: bool = False  # on CUDA, with Muon: record the whole step as a graph and replay it
     fused: bool = (
         True  # on a CPU in fp32, with a C compiler at hand: this project's own operations (featherweight/fused)
     )

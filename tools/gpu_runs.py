@@ -1,4 +1,4 @@
-"""Trains what is meant for a GPU on one, in a given time: the teacher, its students and others, several at a time.
+r"""Trains what is meant for a GPU on one, in a given time: the teacher, its students and others, several at a time.
 
     .venv/bin/python tools/gpu_runs.py --out FOLDER --minutes 9
 
@@ -8,6 +8,12 @@ go on. What was not finished when the time is up is stopped with its state saved
 on there. Runs that share the GPU take longer, and their records say that they shared it. Where the history is not
 there, set FEATHERWEIGHT_COMMIT to the commit that the files are of: a record without one is not published. The texts'
 own recipes come last; they need albumentations, without which they fail and nothing else does.
+
+Speed is measured apart, with nothing else on the GPU:
+
+    .venv/bin/python -m featherweight bench --device cuda --out FOLDER/speed.json
+    .venv/bin/python -m featherweight bench --time-to 0.85 --recipe feather_quick_gpu --seeds $(seq 0 19) \
+        --device cuda --out FOLDER/time_to.json
 """
 
 from __future__ import annotations

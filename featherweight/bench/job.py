@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from featherweight.datasets import PictureSet, Statistics
 
 
+LEARNING_RATE = 0.01  # the plain loop's: small enough for every network here; the speed does not depend on it
+MOMENTUM = 0.9
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One child's task. What a kind does not need is left at its default."""
@@ -38,12 +42,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Setting:
-    """A job's parts in memory: all training pictures, and where the arithmetic is done."""
+    """A job's parts in memory: the pictures trained on, those validated on where the configuration holds some out, and
+    where the arithmetic is done."""
 
     config: TrainConfig
     pictures: PictureSet
     statistics: Statistics
     device: torch.device
+    validation: PictureSet | None = None
 
 
 def prepare(job: Job) -> Setting:
@@ -55,9 +61,12 @@ def prepare(job: Job) -> Setting:
     device = start_torch(job)
     seed_everything(config.seed)
     pictures = datasets.load_train(config.data.name, None if job.data_dir is None else Path(job.data_dir))
+    validation = None
+    if config.data.train_on == "train":
+        pictures, validation = datasets.split_train(pictures)
     if config.batch_size > len(pictures):
         raise UserError(f"--batch-size {config.batch_size} is more than the {len(pictures)} pictures; choose less")
-    return Setting(config, pictures, datasets.STATISTICS[config.data.name], device)
+    return Setting(config, pictures, datasets.STATISTICS[config.data.name], device, validation)
 
 
 def start_torch(job: Job) -> torch.device:

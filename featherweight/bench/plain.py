@@ -23,15 +23,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from featherweight import models
 from featherweight.augment import build_pipeline
 from featherweight.bench.channel import Channel
-from featherweight.bench.job import Job, Setting, prepare
+from featherweight.bench.job import LEARNING_RATE, MOMENTUM, Job, Setting, prepare, torch_facts
 from featherweight.bench.machine import own_peak
 from featherweight.bench.phases import Phases, device_memory, synchronise
 from featherweight.config import AugmentConfig
 from featherweight.datasets import PictureSet, Statistics
+from featherweight.evaluation import evaluate
 from featherweight.rules.cost import cost
 from featherweight.rules.graph import trace
-
-LEARNING_RATE = 0.01  # small enough for every network here; the speed does not depend on it
 
 
 class AugmentedPictures(Dataset):
@@ -55,8 +54,8 @@ class AugmentedPictures(Dataset):
 class Endless(Sampler):
     """All places of a set, shuffled anew each time round, for ever."""
 
-    def __init__(self, count: int) -> None:
-        self._count, self._generator = count, np.random.default_rng(0)
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self._count, self._generator = count, np.random.default_rng(seed)
 
     def __iter__(self) -> Iterator[int]:
         while True:
@@ -69,12 +68,15 @@ class PlainLoop:
     def __init__(self, setting: Setting, workers: int) -> None:
         """workers: processes that augment, 0 for none."""
         config, self.device = setting.config, setting.device
+        # Before the loader, which draws a number: the weights begin as our engine's do.
+        self.network = models.build(config.model, classes=len(setting.pictures.classes)).to(self.device)
+        self.network.train()
         data = AugmentedPictures(setting.pictures, config.augment, setting.statistics)
         build_pipeline(config.augment, setting.statistics.mean, setting.statistics.std)  # imported before the fork
         loader = DataLoader(
             data,
             batch_size=config.batch_size,
-            sampler=Endless(len(data)),
+            sampler=Endless(len(data), config.seed),
             num_workers=workers,
             pin_memory=self.device.type == "cuda",
             drop_last=True,
@@ -82,11 +84,10 @@ class PlainLoop:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12's, on forks beside threads
             self._batches = iter(loader)
-        self.network = models.build(config.model, classes=len(setting.pictures.classes)).to(self.device)
-        self.network.train()
         log_probabilities = getattr(self.network, "log_probabilities", False)
         self.criterion = nn.NLLLoss() if log_probabilities else nn.CrossEntropyLoss()
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+        self.steps_per_epoch = len(data) // config.batch_size
         self.loss, self.hits, self.seen = 0.0, 0, 0
         self.mark: Callable[[str], None] = lambda name: None
 
@@ -120,6 +121,23 @@ class PlainLoop:
         synchronise(self.device)
         return {"images": images, "seconds": time.perf_counter() - begun}
 
+    def train(self, epochs: int, setting: Setting, say: Callable[[str], None]) -> dict[str, float]:
+        """Whole epochs, told one by one, then the validation pictures: their `accuracy`, how many `images` they are,
+        and the `seconds` that the training took."""
+        assert setting.validation is not None
+        synchronise(self.device)
+        begun = time.perf_counter()
+        for epoch in range(epochs):
+            self.loss, self.hits, self.seen = 0.0, 0, 0
+            for _ in range(self.steps_per_epoch):
+                self.step()
+            say(f"epoch {epoch + 1}/{epochs}  loss {self.loss / self.seen:.4f}  accuracy {self.hits / self.seen:.2%}")
+        synchronise(self.device)
+        seconds = time.perf_counter() - begun
+        mean, std = setting.statistics.mean, setting.statistics.std
+        found = evaluate(self.network, setting.validation, mean=mean, std=std, device=self.device)
+        return {"accuracy": found.accuracy, "images": found.images, "seconds": seconds}
+
     def profile(self, seconds: float) -> dict[str, float]:
         """Each part's share of the step's time, over about `seconds`."""
         phases = Phases(self.device)
@@ -130,13 +148,14 @@ class PlainLoop:
 
 
 def serve(job: Job, channel: Channel) -> None:
-    """Answer `turn` and `profile` until there are no more commands."""
+    """Answer `turn`, `profile` and `train` until there are no more commands."""
     setting = prepare(job)
     loop = PlainLoop(setting, job.workers)
     side = setting.pictures.images.shape[1]
     spent = cost(trace(loop.network, (1, 3, side, side)))
     channel.send(
-        {
+        torch_facts(setting.device)
+        | {
             "precision": "fp32",
             "fused": False,
             "augmentation": f"albumentations, {job.workers} workers",
@@ -148,5 +167,7 @@ def serve(job: Job, channel: Channel) -> None:
         if command["do"] == "profile":
             shares = loop.profile(job.seconds)
             channel.send({"shares": shares, "device_memory": device_memory(setting.device), "peak_rss": own_peak()})
+        elif command["do"] == "train":
+            channel.send(loop.train(command["epochs"], setting, lambda line: channel.send({"say": line})))
         else:
             channel.send({**loop.turn(command.get("seconds", job.seconds)), "peak_rss": own_peak()})

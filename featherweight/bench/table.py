@@ -1,6 +1,6 @@
 """What `featherweight bench` measured, for people: rows for the terminal, Markdown for the README, bars for the figure.
 
-All are pure functions of the JSON that the command writes; each of its three kinds is told by its `kind`.
+All are pure functions of the JSON that the command writes; each of its four kinds is told by its `kind`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def _short(commit: str) -> str:
 
 def terminal_tables(bench: dict[str, Any]) -> list[Table]:
     """The tables printed by the command, none wider than 80 columns."""
+    if bench["kind"] == "equal_epochs":
+        return [_equal_network_table(network) for network in bench["networks"]]
     if bench["kind"] != "speed":
         return [_MARKDOWN[bench["kind"]](bench)]
     return [table for network in bench["networks"] for table in (_network_table(network), _shares_table(network))]
@@ -68,7 +70,8 @@ def terminal_tables(bench: dict[str, Any]) -> list[Table]:
 
 def panels(bench: dict[str, Any]) -> list[Panel]:
     """The bars of the command's figure."""
-    return {"speed": _speed_panels, "time_to": _time_panels, "predict": _predict_panels}[bench["kind"]](bench)
+    draw = {"speed": _speed_panels, "time_to": _time_panels, "predict": _predict_panels, "equal_epochs": _equal_panels}
+    return draw[bench["kind"]](bench)
 
 
 def machine_line(machine: dict[str, Any]) -> str:
@@ -174,11 +177,32 @@ def _predict_table(bench: dict[str, Any]) -> Table:
     return Table(columns, rows, f"{bench['weights']} ({bench['model']}): inference")
 
 
-_MARKDOWN = {"speed": _speed_markdown, "time_to": _time_table, "predict": _predict_table}
+def _equal_table(bench: dict[str, Any]) -> Table:
+    rows = []
+    for network in bench["networks"]:
+        table = _equal_network_table(network)
+        rows += [[network["model"] if not place else "", *row] for place, row in enumerate(table.rows)]
+    return Table(["network", *table.columns], rows, left=2)
+
+
+def _equal_network_table(network: dict[str, Any]) -> Table:
+    rows = [
+        [
+            loop_name(loop),
+            f"{100 * loop['accuracy_mean']:.2f} ± {100 * loop['accuracy_deviation']:.2f} %",
+            "" if _is_plain(loop) else _difference(loop),
+            format_seconds(loop["train_seconds"]),
+        ]
+        for loop in network["loops"]
+    ]
+    return Table(["loop", "validation", "difference", "training"], rows, network["model"])
+
+
+_MARKDOWN = {"speed": _speed_markdown, "time_to": _time_table, "predict": _predict_table, "equal_epochs": _equal_table}
 
 
 def remarks(bench: dict[str, Any]) -> list[str]:
-    return {"speed": _speed_remarks, "time_to": _time_remarks, "predict": _predict_remarks}[bench["kind"]](bench)
+    return _REMARKS[bench["kind"]](bench)
 
 
 def _speed_remarks(bench: dict[str, Any]) -> list[str]:
@@ -216,6 +240,19 @@ def _time_remarks(bench: dict[str, Any]) -> list[str]:
     ]
 
 
+def _equal_remarks(bench: dict[str, Any]) -> list[str]:
+    """How the runs were alike, and what was found."""
+    epochs, seeds, images = bench["epochs"], bench["seeds"], bench["networks"][0]["loops"][0]["runs"][0]["images"]
+    within = "within noise: 0 lies in" if bench["met"] else "not all within noise: 0 does not lie in each of"
+    return [
+        f"Accuracy on {images:,} held-out training pictures after {epochs} equal epoch{'s' * (epochs != 1)}, mean ± "
+        f"standard deviation over {len(seeds)} seeds, all loops with SGD at a rate of {bench['learning_rate']:g} and a "
+        f"momentum of {bench['momentum']:g} from the same weights.",
+        f"Difference: from the plain loop's mean, in points (in brackets: its 95 % confidence interval by Welch's "
+        f"t-test); {within} the intervals.",
+    ]
+
+
 def _predict_remarks(bench: dict[str, Any]) -> list[str]:
     """What was classified, and what could not be had."""
     found = [
@@ -226,6 +263,14 @@ def _predict_remarks(bench: dict[str, Any]) -> list[str]:
         f"{FORM_NAMES[missing['form']]} is not available: {missing['reason']}." for missing in bench["unavailable"]
     ]
     return found
+
+
+_REMARKS = {
+    "speed": _speed_remarks,
+    "time_to": _time_remarks,
+    "predict": _predict_remarks,
+    "equal_epochs": _equal_remarks,
+}
 
 
 def _speed_panels(bench: dict[str, Any]) -> list[Panel]:
@@ -265,6 +310,25 @@ def _time_panels(bench: dict[str, Any]) -> list[Panel]:
     return [Panel(title=title, unit="seconds of training", bars=bars)]
 
 
+def _equal_panels(bench: dict[str, Any]) -> list[Panel]:
+    found = []
+    for network in bench["networks"]:
+        bars = [
+            Bar(
+                label=loop_name(loop),
+                value=100 * loop["accuracy_mean"],
+                low=100 * min(run["accuracy"] for run in loop["runs"]),
+                high=100 * max(run["accuracy"] for run in loop["runs"]),
+                note=f"{100 * loop['accuracy_mean']:.2f} %",
+                reference=_is_plain(loop),
+            )
+            for loop in network["loops"]
+        ]
+        title = f"{network['model']}: {bench['epochs']} equal epochs, {len(bench['seeds'])} seeds each"
+        found.append(Panel(title=title, unit="% of the validation pictures", bars=bars))
+    return found
+
+
 def _predict_panels(bench: dict[str, Any]) -> list[Panel]:
     found = []
     for size in sorted({row["batch_size"] for row in bench["forms"]}):
@@ -287,6 +351,11 @@ def _predict_panels(bench: dict[str, Any]) -> list[Panel]:
 
 def _ratio(ratio: dict[str, float], digits: int = 2) -> str:
     return f"{ratio['median']:.2f} ({ratio['min']:.{digits}f}–{ratio['max']:.{digits}f})"
+
+
+def _difference(loop: dict[str, Any]) -> str:
+    low, high = loop["difference_interval"]
+    return f"{100 * loop['difference']:+.2f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def _bytes(count: int | None) -> str:

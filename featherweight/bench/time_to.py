@@ -18,6 +18,8 @@ from featherweight.bench.machine import Idleness, describe
 from featherweight.terminal import Progress
 from featherweight.utils import UserError
 
+PROTOCOL = "the whole recipe's training time; all test pictures read once, after the last epoch, one view"
+WARMED = "; before the clock, the GPU's kernels are loaded by a short run on noise, whose network is thrown away"
 WATCH = 2.0  # seconds between looks at the memory of a run whose workers have some too
 
 
@@ -71,7 +73,7 @@ def measure(
         "recipe": recipe,
         "model": configs[0].model,
         "dataset": configs[0].data.name,
-        "protocol": "the whole recipe's training time; all test pictures read once, after the last epoch, one view",
+        "protocol": PROTOCOL + (WARMED if facts["device"].startswith("cuda") else ""),
         **summarise(runs, target),
         "runs": runs,
     }

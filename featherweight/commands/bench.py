@@ -23,12 +23,16 @@ EPILOG = (
     "mean accuracy on all test pictures, read once after the last epoch, one view, is at least the target; the exit "
     "code is 1 when it is not. There is no stopping at the first epoch that reaches it: that would need the test "
     "pictures read after every epoch (train --stop-at-accuracy stops by validation pictures, and trains on fewer). "
+    "--equal-epochs: the plain loop and our forms (albumentations, batched) train the same network from the same "
+    "weights by the same plain SGD for as many epochs, and are compared by validation accuracy; the exit code is 1 "
+    "when a difference is more than the seeds' noise explains. "
     "predict: the same weights in torch (fp32, bf16) and ONNX (fp32, int8), one picture and 256 at a time."
 )
-# What each of the three measurements takes besides what all take; anything else given with it is an error.
+# What each of the four measurements takes besides what all take; anything else given with it is an error.
 TAKES = {
     "training": ("model", "batch_size", "dataset", "workers", "forms", "repeats", "seconds"),
     "--time-to": ("time_to", "recipe", "seeds"),
+    "--equal-epochs": ("equal_epochs", "model", "batch_size", "dataset", "workers", "forms", "seeds"),
     "predict": ("weights", "repeats", "seconds"),
 }
 
@@ -44,8 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repeats", type=whole_from(1), help="turns each (default: 5)")
     add("--seconds", type=_seconds, help="of a turn (default: 6; of inference: 1)")
     add("--time-to", type=_fraction, metavar="ACCURACY", help="train a recipe to its end; is this accuracy reached?")
+    add("--equal-epochs", type=whole_from(1), metavar="EPOCHS", help="is our engine as accurate as the plain loop?")
     add("--recipe", help="of --time-to (default: feather_quick)")
-    add("--seeds", type=whole_from(0), nargs="+", metavar="SEED", help="of --time-to, a run each (default: 0 1 2)")
+    add("--seeds", type=whole_from(0), nargs="+", metavar="SEED", help="a run each (default: 0 1 2)")
     add(
         "--weights", help="of predict: a published name, a .safetensors file or a run's folder (default: feather_quick)"
     )
@@ -94,10 +99,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _kind(args: argparse.Namespace) -> str:
-    """Which of the three measurements is meant. Raises UserError for an option of another one."""
-    if args.what and args.time_to is not None:
-        raise UserError("predict and --time-to are two measurements; ask for one at a time")
-    kind = args.what or ("--time-to" if args.time_to is not None else "training")
+    """Which of the four measurements is meant. Raises UserError for an option of another one."""
+    asked = [args.what, "--time-to" * (args.time_to is not None), "--equal-epochs" * (args.equal_epochs is not None)]
+    kinds = [one for one in asked if one] or ["training"]
+    if len(kinds) > 1:
+        raise UserError(f"{' and '.join(kinds)} are {len(kinds)} measurements; ask for one at a time")
+    kind = kinds[0]
     others = {name for names in TAKES.values() for name in names} - set(TAKES[kind])
     wrong = next((name for name in sorted(others) if getattr(args, name) is not None), None)
     if wrong is not None:
@@ -127,10 +134,12 @@ def _measure(args: argparse.Namespace, kind: str) -> dict[str, Any]:
         recipe = args.recipe or "feather_quick"
         _obtain_data(_dataset_of(recipe), args.data_dir)
         return time_to.measure(args.time_to, recipe, args.seeds or (0, 1, 2), **shared, say=note)
-    from featherweight.bench import speed
+    from featherweight.bench import equal, speed
 
+    compared = kind == "--equal-epochs"
+    models = equal.MODELS if compared else speed.MODELS
     options = speed.Options(
-        models=tuple(dict.fromkeys(args.model or speed.MODELS)),
+        models=tuple(dict.fromkeys(args.model or models)),
         forms=tuple(args.forms or ()),
         batch_size=args.batch_size,
         dataset=args.dataset,
@@ -138,8 +147,13 @@ def _measure(args: argparse.Namespace, kind: str) -> dict[str, Any]:
         **shared,
         **given,
     )
+    seeds = args.seeds or (0, 1, 2)
+    if compared:
+        equal.check(options, seeds)  # before any data are fetched
     for name in options.models:
         _obtain_data(speed.base_job(name, options).config().data.name, args.data_dir)
+    if compared:
+        return equal.measure(args.equal_epochs, options, seeds, say=note)
     return speed.measure(options, say=note)
 
 

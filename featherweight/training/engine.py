@@ -31,10 +31,11 @@ from featherweight.datasets import PictureSet, Statistics
 from featherweight.evaluation import evaluate
 from featherweight.fused.rewrite import fused
 from featherweight.training.averaging import AveragedWeights
+from featherweight.training.captured import CapturedStep, CudaGraph, Graph
 from featherweight.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from featherweight.training.distillation import Teacher
-from featherweight.training.mixing import mixed
-from featherweight.training.optimizers import build_optimizer, set_rate
+from featherweight.training.mixing import mixed, mixed_loss
+from featherweight.training.optimizers import Muon, build_optimizer, keep_rates_on, set_rate
 from featherweight.training.precision import autocast
 from featherweight.training.progress import EpochProgress
 from featherweight.training.schedule import rate
@@ -94,6 +95,8 @@ class Trainer:
             without_dropout(self.network)
         self.layout = layout
         self.optimizer = build_optimizer(self.network, config.optimizer)
+        if config.capture:
+            self._require_capturable()
         self.average = AveragedWeights(self.network, config.average) if config.average > 0 else None
         self.loss = loss_function(network, config.label_smoothing)
         self.teacher = Teacher(config.teacher, pictures.classes, statistics, device) if config.teacher.weights else None
@@ -123,6 +126,22 @@ class Trainer:
             self._forward = torch.compile(self.network, dynamic=False)
         elif config.fused and device.type == "cpu" and config.precision == "fp32" and config.channels_last:
             self._forward = fused(self.network) or self.network
+        self.learn: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] = self.learn_directly
+        if config.capture and device.type == "cuda":
+            self.capture()
+
+    def _require_capturable(self) -> None:
+        """Raises UserError for settings that a recorded step cannot follow."""
+        if not isinstance(self.optimizer, Muon):
+            raise UserError("capture: only Muon takes its rates from the device; set optimizer.name=muon")
+        if self.config.compile:
+            raise UserError("capture and compile are two ways to the same end; set one of them to false")
+
+    def capture(self, graph: Callable[[], Graph] = CudaGraph) -> None:
+        """From now on, record the steps (as `captured` tells) and replay them."""
+        assert isinstance(self.optimizer, Muon)
+        keep_rates_on(self.optimizer, self.device)
+        self.learn = CapturedStep(self.learn_directly, graph)
 
     @property
     def fused(self) -> bool:
@@ -223,10 +242,21 @@ class Trainer:
         if config.small_size and step < config.small_until * self.total_steps:
             pictures = shrunk(pictures, config.small_size)
         mixture = mixed(pictures, config.mix, seed=config.seed, step=step, total_steps=self.total_steps)
-        pictures = mixture.pictures.contiguous(memory_format=self.layout)
+        loss = self.learn(mixture.pictures.contiguous(memory_format=self.layout), labels, mixture.share)
+        if self.average is not None:
+            self.average.update()
+        if step < FIRST_STEPS:
+            self._first_losses.append(loss.clone())
+
+    def learn_directly(self, pictures: torch.Tensor, labels: torch.Tensor, share: float | torch.Tensor) -> torch.Tensor:
+        """Forward, backward and the optimiser's step on a batch as the network sees it; the batch's loss.
+
+        Nothing in here knows which step it is, or it could not be recorded.
+        """
+        config = self.config
         with autocast(self.device, config.precision):
             outputs = self._forward(pictures)
-        loss = mixture.loss(self.loss, outputs.float(), labels)
+        loss = mixed_loss(self.loss, outputs.float(), labels, share)
         if self.teacher is not None:
             answers = self.teacher.answers(pictures, autocast(self.device, config.precision))
             loss = self.teacher.loss(outputs.float(), answers, loss)
@@ -235,15 +265,11 @@ class Trainer:
         if config.clip_norm > 0:
             nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
         self.optimizer.step()
-        if self.average is not None:
-            self.average.update()
-        if step < FIRST_STEPS:
-            self._first_losses.append(loss.detach())
+        loss = loss.detach()
         with torch.no_grad():
             hits = (outputs.argmax(1) == labels).sum()
-            self.sums += torch.stack(
-                [loss.detach().to(self.sums.dtype) * len(labels), hits, hits.new_full((), len(labels))]
-            )
+            self.sums += torch.stack([loss.to(self.sums.dtype) * len(labels), hits, hits.new_full((), len(labels))])
+        return loss
 
     def first_losses(self, done: Callable[[], object] = lambda: None) -> list[float]:
         """Does the first steps of a run that is not yet begun, and no more; gives their losses. done: told each."""

@@ -22,13 +22,18 @@ class Mixture:
     pictures: torch.Tensor  # [N, 3, H, W]
     share: float  # of each picture's own label; the rest is its partner's
 
-    def loss(
-        self, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], outputs: torch.Tensor, labels: torch.Tensor
-    ) -> torch.Tensor:
-        """`loss` of outputs [N, classes] against both labels [N], by their shares."""
-        if self.share == 1:
-            return loss(outputs, labels)
-        return self.share * loss(outputs, labels) + (1 - self.share) * loss(outputs, labels.flip(0))
+
+def mixed_loss(
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    outputs: torch.Tensor,
+    labels: torch.Tensor,
+    share: float | torch.Tensor,
+) -> torch.Tensor:
+    """`loss` of outputs [N, classes] against both labels [N], by their shares. A share that is a tensor is not looked
+    at: both losses are taken."""
+    if not isinstance(share, torch.Tensor) and share == 1:
+        return loss(outputs, labels)
+    return share * loss(outputs, labels) + (1 - share) * loss(outputs, labels.flip(0))
 
 
 def mixed(pictures: torch.Tensor, config: MixConfig, *, seed: int, step: int, total_steps: int) -> Mixture:

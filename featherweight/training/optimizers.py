@@ -34,7 +34,16 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.
 def set_rate(optimizer: torch.optim.Optimizer, fraction: float) -> None:
     """Every group's learning rate at `fraction` of its peak."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * fraction
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(group["peak"] * fraction)
+        else:
+            group["lr"] = group["peak"] * fraction
+
+
+def keep_rates_on(optimizer: Muon, device: torch.device) -> None:
+    """Learning rates as tensors on `device` from now on: a recorded step finds them changed there."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(group["lr"], device=device)
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -98,7 +107,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, gradients)
         ahead = torch._foreach_add(gradients, buffers, alpha=group["momentum"])  # Nesterov's look-ahead
-        torch._foreach_add_(weights, ahead, alpha=-group["lr"])
+        _descend(weights, ahead, group["lr"])
 
     @staticmethod
     def _orthogonal(group: dict[str, Any], weights: list, gradients: list, buffers: list) -> None:
@@ -106,9 +115,18 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(buffers, gradients)
         ahead = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
         matrices = orthogonalised([direction.flatten(1) for direction in ahead])
-        for weight, matrix in zip(weights, matrices, strict=True):
+        for weight in weights:
             weight.mul_(weight.shape[0] ** 0.5 / weight.norm())
-            weight.add_(matrix.view_as(weight), alpha=-group["lr"])
+        directions = [matrix.view_as(weight) for weight, matrix in zip(weights, matrices, strict=True)]
+        _descend(weights, directions, group["lr"])
+
+
+def _descend(weights: list, directions: Sequence[torch.Tensor], rate: float | torch.Tensor) -> None:
+    """weights ← weights - rate · directions; a rate that is a tensor is not looked at."""
+    if isinstance(rate, torch.Tensor):
+        torch._foreach_sub_(weights, torch._foreach_mul(list(directions), rate))
+    else:
+        torch._foreach_add_(weights, list(directions), alpha=-rate)
 
 
 def orthogonalised(matrices: Sequence[torch.Tensor], steps: int = 3) -> list[torch.Tensor]:

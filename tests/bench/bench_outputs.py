@@ -138,3 +138,28 @@ def predict_output() -> dict[str, Any]:
         ],
         "unavailable": [{"form": "onnx_int8", "reason": "onnxruntime is not installed"}],
     }
+
+
+def equal_output() -> dict[str, Any]:
+    from featherweight.bench.equal import compare
+
+    def runs(precision: str, seconds: float, *accuracies: float) -> list[dict[str, Any]]:
+        return [
+            {"seed": seed, "precision": precision, "accuracy": accuracy, "images": 5000, "seconds": seconds}
+            for seed, accuracy in enumerate(accuracies)
+        ]
+
+    found = {"plain loop": runs("fp32", 700.0, 0.60, 0.61, 0.62), "batched": runs("bf16", 90.0, 0.61, 0.60, 0.63)}
+    return {
+        "command": "featherweight bench --equal-epochs 2 --model separable_100k --forms batched",
+        "kind": "equal_epochs",
+        "machine": dict(MACHINE),
+        "epochs": 2,
+        "seeds": [0, 1, 2],
+        "learning_rate": 0.01,
+        "momentum": 0.9,
+        "met": True,
+        "networks": [
+            {"model": "separable_100k", "dataset": "cifar10", "batch_size": 128, "loops": compare(found)},
+        ],
+    }

@@ -45,9 +45,13 @@ def bench(cwd: Path, *arguments: str, errors: Any = subprocess.PIPE) -> subproce
         (["--dataset", "digits", "--forms", "magic"], "no form 'magic'"),
         (["--dataset", "imagenet"], "data.name"),
         (["--dataset", "digits", "--batch-size", "100000"], "batch_size"),
-        (["--seeds", "1"], "belongs to the measurement of --time-to, not of training"),
-        (["--time-to", "0.85", "--model", "feather_quick"], "belongs to the measurement of training"),
-        (["predict", "--time-to", "0.85"], "two measurements"),
+        (["--seeds", "1"], "belongs to the measurement of --time-to or --equal-epochs, not of training"),
+        (["--time-to", "0.85", "--model", "feather_quick"], "belongs to the measurement of training or --equal-epochs"),
+        (["predict", "--time-to", "0.85"], "predict and --time-to are 2 measurements"),
+        (["--equal-epochs", "1", "--time-to", "0.85"], "--time-to and --equal-epochs are 2 measurements"),
+        (["--equal-epochs", "1", "--seeds", "4"], "two different seeds or more"),
+        (["--equal-epochs", "1", "--forms", "none"], "'none' cannot be compared by accuracy"),
+        (["--equal-epochs", "0"], "not a whole number from 1"),
         (["predict", "--recipe", "digits"], "belongs to the measurement of --time-to, not of predict"),
         (["--time-to", "0.5", "--recipe", "no_such"], "no recipe 'no_such'"),
         (["--dataset", "digits", "--out", "/dev/null/x.json"], "cannot write /dev/null/x.json"),
@@ -141,6 +145,28 @@ def test_a_target_out_of_reach_is_told_by_the_exit_code(tmp_path: Path) -> None:
     assert run["flops"] == 21_798_336 * 6 * (1442 // 64) * 64
     assert run["peak_memory_bytes"] > 150e6
     assert not found["met"]
+
+
+@pytest.mark.slow
+def test_accuracy_after_equal_epochs(tmp_path: Path) -> None:
+    options = ["--equal-epochs", "2", "--dataset", "digits", "--model", "feather_quick", "--forms", "batched"]
+    options += ["--batch-size", "64", "--seeds", "5", "6", "--workers", "1", "--device", "cpu"]
+    done = bench(tmp_path, *options, "--out", "equal.json", "--png", "equal.png")
+    found = json.loads((tmp_path / "equal.json").read_text())
+    assert done.returncode == int(not found["met"]), done.stderr
+    assert found["command"] == (
+        "featherweight bench --equal-epochs 2 --model feather_quick --batch-size 64 --dataset digits --workers 1 "
+        "--forms batched --seeds 5 6 --device cpu"
+    )
+    assert (found["epochs"], found["machine"]["threads"] >= 1) == (2, True)
+    plain, ours = found["networks"][0]["loops"]
+    assert (plain["name"], ours["name"]) == ("plain loop", "batched")
+    for loop in (plain, ours):
+        assert [run["seed"] for run in loop["runs"]] == [5, 6]
+        assert {run["images"] for run in loop["runs"]} == {140}  # of 1,442, held out
+        assert loop["accuracy_mean"] > 0.3  # chance is 0.1
+    assert "plain loop, seed 5: epoch 2/2" in done.stderr
+    assert "equal epochs" in done.stdout
 
 
 @pytest.mark.slow

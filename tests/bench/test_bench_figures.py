@@ -10,7 +10,7 @@ import pytest
 
 from featherweight import config
 from featherweight.augment.specification import validate
-from featherweight.bench import predict, speed, table, time_to
+from featherweight.bench import equal, predict, speed, table, time_to
 from featherweight.bench.speed import forms, summarise, turn_size
 from featherweight.bench.time_to import summarise as summarise_runs
 from featherweight.utils import UserError
@@ -116,6 +116,45 @@ def test_the_markdown_of_training_speed() -> None:
     assert "other processes took 2.1 % of the processors' time, the host's other guests 0.4 %" in remarks
 
 
+def test_a_difference_counts_only_beyond_the_noise() -> None:
+    def runs(*accuracies: float) -> list[dict]:
+        return [{"precision": "fp32", "accuracy": accuracy, "seconds": 1.0} for accuracy in accuracies]
+
+    plain, ours = outputs.equal_output()["networks"][0]["loops"]
+    assert "difference" not in plain
+    assert ours["difference"] == pytest.approx(0.02 / 6)
+    # By hand: s² 0.0001 and 0.000233, standard error sqrt(0.000333/3) = 0.01054, Welch's freedom 3.45, t 2.96
+    assert ours["difference_interval"] == pytest.approx([0.00333 - 0.0312, 0.00333 + 0.0312], abs=2e-4)
+    assert ours["within_noise"]
+    _, worse = equal.compare({"plain loop": runs(0.60, 0.61, 0.62), "batched": runs(0.50, 0.51, 0.52)})
+    assert not worse["within_noise"]
+    assert worse["difference_interval"][1] < -0.05
+    _, same = equal.compare({"plain loop": runs(0.6, 0.6), "batched": runs(0.6, 0.6)})
+    assert (same["difference_interval"], same["within_noise"]) == ([0, 0], True)
+
+
+def test_what_is_compared_differs_in_nothing_but_what_makes_it_fast() -> None:
+    for model in equal.MODELS:
+        base = speed.base_job(model, speed.Options(workers=1))
+        plain, *ours = equal._runs(base, equal.FORMS, 2, [7])
+        settings = [config.to_dict(run.job.config()) for run in (plain, *ours)]
+        for other in settings[1:]:
+            other["augment"]["engine"] = settings[0]["augment"]["engine"]
+            other["recipe"] = settings[0]["recipe"]
+            assert other == settings[0]
+        assert settings[0]["data"]["train_on"] == "train"
+        assert not settings[0]["read_test"]
+        assert settings[0]["teacher"]["weights"] == ""
+
+
+def test_the_markdown_of_equal_epochs() -> None:
+    text = table.speed_table(outputs.equal_output())
+    assert "| separable_100k | plain loop, fp32 | 61.00 ± 1.00 % |  | 11 min 40 s |" in text
+    assert "|  | ours, batched, bf16 | 61.33 ± 1.53 % | +0.33 (-2.8 to +3.5) | 90 s |" in text
+    assert "after 2 equal epochs, mean ± standard deviation over 3 seeds" in text
+    assert "within noise: 0 lies in the intervals" in text
+
+
 def test_the_markdown_of_the_other_two() -> None:
     runs = table.speed_table(outputs.time_output())
     assert "| 0 | 1 min 40 s" not in runs  # under two minutes: whole seconds
@@ -137,7 +176,8 @@ def test_terminal_tables_fit_80_columns(capsys: pytest.CaptureFixture[str], monk
     from featherweight.terminal import print_table
 
     monkeypatch.setenv("COLUMNS", "80")
-    for output in (outputs.speed_output(), outputs.time_output(), outputs.predict_output()):
+    made = (outputs.speed_output(), outputs.time_output(), outputs.predict_output(), outputs.equal_output())
+    for output in made:
         for one in table.terminal_tables(output):
             print_table(one.columns, one.rows, title=one.title or None, right=one.right)
             shown = capsys.readouterr().out
@@ -149,7 +189,8 @@ def test_terminal_tables_fit_80_columns(capsys: pytest.CaptureFixture[str], monk
 def test_the_figure_has_a_bar_for_every_loop_on_a_scale_from_nothing(tmp_path: Path) -> None:
     from featherweight.explain.speed import draw_bars
 
-    for output, count in ((outputs.speed_output(), 3), (outputs.time_output(), 2), (outputs.predict_output(), 2)):
+    made = ((outputs.speed_output(), 3), (outputs.time_output(), 2), (outputs.predict_output(), 2))
+    for output, count in (*made, (outputs.equal_output(), 2)):
         found = table.panels(output)
         assert sum(len(panel.bars) for panel in found) == count
         path = tmp_path / f"{output['kind']}.png"

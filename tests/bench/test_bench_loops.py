@@ -23,8 +23,9 @@ from featherweight.bench import engine, plain, speed
 from featherweight.bench.job import Job, Setting, chosen, prepare
 from featherweight.bench.matrix import Product
 from featherweight.bench.phases import NAMES, Phases
-from featherweight.bench.whole_run import training_flops
+from featherweight.bench.whole_run import training_flops, warm_up
 from featherweight.config import AugmentConfig
+from featherweight.training import captured
 
 OVERRIDES = {"batch_size": 64, "augment.workers": 0, "data.name": "digits", "precision": "fp32"}
 JOB = Job(kind="engine", recipe="feather_quick", overrides=OVERRIDES, device="cpu", seconds=0.1)
@@ -82,6 +83,13 @@ def test_the_plain_loop_is_plain(setting: Setting) -> None:
     assert batch.dtype == torch.float32
     assert batch.is_contiguous()  # the default layout, not channels-last
     assert all(p.is_contiguous() and p.dtype == torch.float32 for p in loop.network.parameters())
+
+
+def test_both_loops_begin_with_the_same_weights() -> None:
+    theirs = plain.PlainLoop(prepare(JOB), workers=0).network
+    ours = engine.build_trainer(prepare(JOB)).network
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, other)
 
 
 def test_without_chance_the_plain_pictures_are_the_normalised_ones(setting: Setting) -> None:
@@ -194,6 +202,20 @@ def test_small_pictures_count_for_what_they_are(setting: Setting) -> None:
     assert training_flops(dataclasses.replace(config, drop_last=True), 1442, 2) == pytest.approx(expected)
     whole = dataclasses.replace(config, drop_last=False, small_size=0, small_until=0.0)
     assert training_flops(whole, 1442, 2) == pytest.approx(6 * 1442 * 2 * full)
+
+
+def test_a_gpu_is_warmed_up_by_steps_of_every_size(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = []
+    learn = engine.Trainer.learn_directly
+
+    def noted(trainer: engine.Trainer, pictures: torch.Tensor, *others: Any) -> torch.Tensor:
+        sides.append(pictures.shape[2])
+        return learn(trainer, pictures, *others)
+
+    monkeypatch.setattr(engine.Trainer, "learn_directly", noted)
+    warm_up(dataclasses.replace(setting.config, batch_size=4), torch.device("cpu"))
+    assert sides == [24] * 12 + [32] * 8
+    assert min(sides.count(side) for side in sides) > captured.WARM  # and so recorded, where steps are
 
 
 def test_the_matrix_product_rate_is_that_of_a_loop_of_ones_own() -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from featherweight.config import MixConfig
-from featherweight.training.mixing import mixed
+from featherweight.training.mixing import mixed, mixed_loss
 
 PICTURES = torch.randn(8, 3, 12, 16, generator=torch.Generator().manual_seed(0))
 
@@ -67,5 +67,6 @@ def test_the_loss_is_the_one_of_mixed_labels(smoothing: float) -> None:
     mixture = mixed(PICTURES, MixConfig(mixup=1.0), seed=0, step=0, total_steps=1)
     soft = mixture.share * F.one_hot(labels, 5) + (1 - mixture.share) * F.one_hot(labels.flip(0), 5)
     right = F.cross_entropy(outputs, soft.float(), label_smoothing=smoothing)
-    found = mixture.loss(lambda o, y: F.cross_entropy(o, y, label_smoothing=smoothing), outputs, labels)
-    torch.testing.assert_close(found, right)
+    for share in (mixture.share, torch.tensor(mixture.share)):
+        found = mixed_loss(lambda o, y: F.cross_entropy(o, y, label_smoothing=smoothing), outputs, labels, share)
+        torch.testing.assert_close(found, right)
