@@ -59,8 +59,8 @@ def serve(job: Job, channel: Channel) -> None:
 def warm_up(config: TrainConfig, device: torch.device) -> None:
     """A short run of the recipe on noise, whose network is thrown away.
 
-    A GPU's kernels are loaded and chosen when first used, once a process: seconds that are no training, and that are not
-    counted in this field (Jordan 2024, arXiv:2404.00498).
+    A GPU's kernels are loaded and chosen when first used, once a process: seconds that are no training, and that are
+    not counted in this field (Jordan 2024, arXiv:2404.00498).
     """
     config = resolve_precision(configuration.override(config, {"epochs": 2, "data.train_on": "all"}), device)
     count = WARM_STEPS * config.batch_size
