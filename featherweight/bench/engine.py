@@ -152,7 +152,7 @@ def mark_parts(trainer: Trainer, phases: Phases) -> Callable[[], None]:
     """
     config = trainer.config.augment
     apart = config.engine == "albumentations" and config.workers > 0
-    epoch, loss, learn = trainer.source.epoch, trainer.loss, trainer.learn
+    epoch, loss, captured = trainer.source.epoch, trainer.loss, trainer.captured
     inside = False  # of the network's pass
 
     def marked_epoch(*arguments: Any, **options: Any) -> Generator[tuple[torch.Tensor, torch.Tensor]]:
@@ -177,7 +177,7 @@ def mark_parts(trainer: Trainer, phases: Phases) -> Callable[[], None]:
         return value
 
     trainer.source.epoch, trainer.loss = marked_epoch, marked_loss  # type: ignore[method-assign]
-    trainer.learn = trainer.learn_directly  # a recorded step has no parts
+    trainer.captured = None  # a recorded step has no parts
     hooks = [
         register_module_forward_pre_hook(enter),
         trainer.optimizer.register_step_pre_hook(lambda *_: phases.mark("backward")),
@@ -185,7 +185,7 @@ def mark_parts(trainer: Trainer, phases: Phases) -> Callable[[], None]:
     ]
 
     def undo() -> None:
-        trainer.source.epoch, trainer.loss, trainer.learn = epoch, loss, learn  # type: ignore[method-assign]
+        trainer.source.epoch, trainer.loss, trainer.captured = epoch, loss, captured  # type: ignore[method-assign]
         for hook in hooks:
             hook.remove()
 

@@ -2,8 +2,8 @@
 
 The plain loop and our engine train the same network from the same start, by the same optimiser (plain SGD at a constant
 rate), over the same 45,000 pictures, for the same epochs; both are measured on the 5,000 validation pictures after the
-last one. What is left to differ is what makes ours fast: its augmentation, precision, memory layout and fused
-operations. No test picture is read.
+last one. What is left to differ is what makes ours fast (its augmentation, precision, memory layout and fused
+operations) and chance: each loop draws its batches and moves by a generator of its own. No test picture is read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from featherweight.utils import UserError
 
 MODELS = ("separable_100k", "dilated_160k")
 FORMS = ("albumentations", "batched")  # those that see the pictures as the plain loop does
-CONFIDENCE = 0.95
+CONFIDENCE = 0.95  # that all intervals of one measurement hold their differences (Bonferroni 1936)
 
 # What the plain loop does, and nothing that it does not.
 ALIKE: dict[str, Any] = {
@@ -46,6 +46,7 @@ ALIKE: dict[str, Any] = {
     "augment.alternate_flip": False,
     "drop_last": True,
     "stop_at_accuracy": 0.0,
+    "capture": False,
     "rules": "none",
     "data.train_on": "train",
     "read_test": False,
@@ -74,13 +75,15 @@ def measure(
     for runs in plans.values():  # all settings are checked before any run
         for run in runs:
             run.job.config()
+    comparisons = len(plans) * len(forms)
     idleness, networks, facts = Idleness(), [], {}
     with Progress("training", sum(map(len, plans.values())), "runs", lines=False) as bar:
         for model, runs in plans.items():
             found: dict[str, list[dict[str, Any]]] = {}
             for run in runs:
                 say(f"{model}, {run.loop}, seed {run.seed}: {epochs} epochs")
-                with Contender(f"{model}, {run.loop}, seed {run.seed}", run.job, say=say) as contender:
+                name = f"{model}, {run.loop}"
+                with Contender(f"{name}, seed {run.seed}", run.job, say=prefixed(name, say)) as contender:
                     facts = contender.ready().facts
                     answer = contender.ask({"do": "train", "epochs": epochs})
                 found.setdefault(run.loop, []).append(_figures(run, answer))
@@ -88,7 +91,12 @@ def measure(
                 bar.step()
             config = runs[0].job.config()
             networks.append(
-                {"model": model, "dataset": config.data.name, "batch_size": config.batch_size, "loops": compare(found)}
+                {
+                    "model": model,
+                    "dataset": config.data.name,
+                    "batch_size": config.batch_size,
+                    "loops": compare(found, comparisons),
+                }
             )
     return {
         "kind": "equal_epochs",
@@ -134,11 +142,16 @@ def _figures(run: _Run, answer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def compare(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def prefixed(name: str, say: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda line: say(f"{name}, {line}")
+
+
+def compare(found: dict[str, list[dict[str, Any]]], comparisons: int = 1) -> list[dict[str, Any]]:
     """Each loop's runs with their mean accuracy, its deviation and, for ours, the difference from the plain loop's mean
     with its confidence interval (Welch 1947: the loops' deviations need not be equal) and whether that holds 0.
 
-    found: loop → its runs, the plain loop's first.
+    found: loop → its runs, the plain loop's first. comparisons: of the whole measurement, this network's among them;
+    the more there are, the wider each interval.
     """
     plain = [run["accuracy"] for run in found[PLAIN]]
     loops = []
@@ -153,7 +166,7 @@ def compare(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
             "runs": runs,
         }
         if name != PLAIN:
-            low, high = _difference_interval(accuracies, plain)
+            low, high = _difference_interval(accuracies, plain, 1 - (1 - CONFIDENCE) / comparisons)
             loop |= {
                 "difference": statistics.fmean(accuracies) - statistics.fmean(plain),
                 "difference_interval": [low, high],
@@ -163,11 +176,14 @@ def compare(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return loops
 
 
-def _difference_interval(ours: Sequence[float], plain: Sequence[float]) -> tuple[float, float]:
-    from scipy.stats import ttest_ind
+def _difference_interval(ours: Sequence[float], plain: Sequence[float], confidence: float) -> tuple[float, float]:
+    from scipy.stats import t
 
-    if max(statistics.stdev(ours), statistics.stdev(plain)) == 0:  # no noise at all: the difference itself
-        difference = ours[0] - plain[0]
+    difference = statistics.fmean(ours) - statistics.fmean(plain)
+    parts = [(statistics.variance(one) / len(one), len(one) - 1) for one in (ours, plain)]
+    variance = sum(part for part, _ in parts)
+    if variance == 0:  # no noise at all
         return difference, difference
-    interval = ttest_ind(ours, plain, equal_var=False).confidence_interval(CONFIDENCE)
-    return float(interval.low), float(interval.high)
+    freedom = variance**2 / sum(part**2 / count for part, count in parts)
+    half = float(t.ppf((1 + confidence) / 2, freedom)) * variance**0.5
+    return difference - half, difference + half

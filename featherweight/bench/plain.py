@@ -11,6 +11,7 @@ epoch's first does, and up to those batches are a gift to the plain loop.
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -52,14 +53,16 @@ class AugmentedPictures(Dataset):
 
 
 class Endless(Sampler):
-    """All places of a set, shuffled anew each time round, for ever."""
+    """The places of a set, shuffled anew each time round, for ever; each time whole batches of them, as an epoch's last
+    and short batch is left out."""
 
-    def __init__(self, count: int, seed: int = 0) -> None:
+    def __init__(self, count: int, batch_size: int = 1, seed: int = 0) -> None:
         self._count, self._generator = count, np.random.default_rng(seed)
+        self._taken = count - count % batch_size
 
     def __iter__(self) -> Iterator[int]:
         while True:
-            yield from self._generator.permutation(self._count).tolist()
+            yield from self._generator.permutation(self._count)[: self._taken].tolist()
 
 
 class PlainLoop:
@@ -76,7 +79,7 @@ class PlainLoop:
         loader = DataLoader(
             data,
             batch_size=config.batch_size,
-            sampler=Endless(len(data), config.seed),
+            sampler=Endless(len(data), config.batch_size, config.seed),
             num_workers=workers,
             pin_memory=self.device.type == "cuda",
             drop_last=True,
@@ -125,6 +128,8 @@ class PlainLoop:
         """Whole epochs, told one by one, then the validation pictures: their `accuracy`, how many `images` they are,
         and the `seconds` that the training took."""
         assert setting.validation is not None
+        if self.device.type == "cuda":
+            self._load_kernels(setting)
         synchronise(self.device)
         begun = time.perf_counter()
         for epoch in range(epochs):
@@ -137,6 +142,16 @@ class PlainLoop:
         mean, std = setting.statistics.mean, setting.statistics.std
         found = evaluate(self.network, setting.validation, mean=mean, std=std, device=self.device)
         return {"accuracy": found.accuracy, "images": found.images, "seconds": seconds}
+
+    def _load_kernels(self, setting: Setting) -> None:
+        """A pass on noise by a copy of the network: what a GPU does once a process is no part of the training's time,
+        here as for our engine (`whole_run.warm_up`)."""
+        side = setting.pictures.images.shape[1]
+        noise = torch.randn(setting.config.batch_size, 3, side, side, device=self.device)
+        self.criterion(
+            copy.deepcopy(self.network)(noise), torch.zeros(len(noise), dtype=torch.long).to(self.device)
+        ).backward()
+        synchronise(self.device)
 
     def profile(self, seconds: float) -> dict[str, float]:
         """Each part's share of the step's time, over about `seconds`."""
@@ -151,7 +166,7 @@ def serve(job: Job, channel: Channel) -> None:
     """Answer `turn`, `profile` and `train` until there are no more commands."""
     setting = prepare(job)
     loop = PlainLoop(setting, job.workers)
-    side = setting.pictures.images.shape[1]
+    side, seed = setting.pictures.images.shape[1], setting.config.seed
     spent = cost(trace(loop.network, (1, 3, side, side)))
     channel.send(
         torch_facts(setting.device)
@@ -168,6 +183,8 @@ def serve(job: Job, channel: Channel) -> None:
             shares = loop.profile(job.seconds)
             channel.send({"shares": shares, "device_memory": device_memory(setting.device), "peak_rss": own_peak()})
         elif command["do"] == "train":
-            channel.send(loop.train(command["epochs"], setting, lambda line: channel.send({"say": line})))
+            channel.send(
+                loop.train(command["epochs"], setting, lambda line: channel.send({"say": f"seed {seed}: {line}"}))
+            )
         else:
             channel.send({**loop.turn(command.get("seconds", job.seconds)), "peak_rss": own_peak()})

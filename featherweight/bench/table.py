@@ -178,24 +178,28 @@ def _predict_table(bench: dict[str, Any]) -> Table:
 
 
 def _equal_table(bench: dict[str, Any]) -> Table:
-    rows = []
-    for network in bench["networks"]:
-        table = _equal_network_table(network)
-        rows += [[network["model"] if not place else "", *row] for place, row in enumerate(table.rows)]
-    return Table(["network", *table.columns], rows, left=2)
+    rows = [
+        [network["model"] if _is_plain(loop) else "", loop_name(loop), *_equal_cells(loop)]
+        for network in bench["networks"]
+        for loop in network["loops"]
+    ]
+    return Table(["network", "training loop", *EQUAL_COLUMNS], rows, left=2)
 
 
 def _equal_network_table(network: dict[str, Any]) -> Table:
-    rows = [
-        [
-            loop_name(loop),
-            f"{100 * loop['accuracy_mean']:.2f} ± {100 * loop['accuracy_deviation']:.2f} %",
-            "" if _is_plain(loop) else _difference(loop),
-            format_seconds(loop["train_seconds"]),
-        ]
-        for loop in network["loops"]
+    rows = [[f"{loop['name']} {loop['precision']}", *_equal_cells(loop)] for loop in network["loops"]]
+    return Table(["loop", *EQUAL_COLUMNS], rows, network["model"])
+
+
+EQUAL_COLUMNS = ["validation", "difference", "training"]
+
+
+def _equal_cells(loop: dict[str, Any]) -> list[str]:
+    return [
+        f"{100 * loop['accuracy_mean']:.2f} ± {100 * loop['accuracy_deviation']:.2f} %",
+        "" if _is_plain(loop) else _difference(loop),
+        format_seconds(loop["train_seconds"]),
     ]
-    return Table(["loop", "validation", "difference", "training"], rows, network["model"])
 
 
 _MARKDOWN = {"speed": _speed_markdown, "time_to": _time_table, "predict": _predict_table, "equal_epochs": _equal_table}
@@ -248,8 +252,8 @@ def _equal_remarks(bench: dict[str, Any]) -> list[str]:
         f"Accuracy on {images:,} held-out training pictures after {epochs} equal epoch{'s' * (epochs != 1)}, mean ± "
         f"standard deviation over {len(seeds)} seeds, all loops with SGD at a rate of {bench['learning_rate']:g} and a "
         f"momentum of {bench['momentum']:g} from the same weights.",
-        f"Difference: from the plain loop's mean, in points (in brackets: its 95 % confidence interval by Welch's "
-        f"t-test); {within} the intervals.",
+        f"Difference: from the plain loop's mean, in points; in brackets what it can be by Welch's t-test, with 95 % "
+        f"confidence in all intervals together; {within} the intervals, and no difference beyond them is likely.",
     ]
 
 

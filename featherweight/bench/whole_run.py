@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import tempfile
 from pathlib import Path
@@ -62,7 +63,9 @@ def warm_up(config: TrainConfig, device: torch.device) -> None:
     A GPU's kernels are loaded and chosen when first used, once a process: seconds that are no training, and that are
     not counted in this field (Jordan 2024, arXiv:2404.00498).
     """
-    config = resolve_precision(configuration.override(config, {"epochs": 2, "data.train_on": "all"}), device)
+    config = resolve_precision(
+        configuration.override(config, {"epochs": 2, "data.train_on": "all", "stop_at_accuracy": 0.0}), device
+    )
     count = WARM_STEPS * config.batch_size
     classes = CLASSES[config.data.name]
     noise = torch.randint(0, 256, (count, SIDE, SIDE, 3), dtype=torch.uint8)
@@ -71,6 +74,11 @@ def warm_up(config: TrainConfig, device: torch.device) -> None:
     trainer = Trainer(network, config, pictures, None, STATISTICS[config.data.name], device)
     with tempfile.TemporaryDirectory() as folder:
         trainer.train(Path(folder) / "checkpoint.safetensors", lambda figures: None)
+    if device.type == "cuda":  # none of its memory is to be counted as the run's
+        del trainer, network
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def training_flops(config: TrainConfig, pictures: int, epochs: int) -> float:

@@ -40,7 +40,12 @@ TAKES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("what", nargs="?", choices=("predict",), help="measure inference instead of training")
-    add("--model", nargs="+", metavar="NAME", help="networks (default: feather_quick separable_100k dilated_160k)")
+    add(
+        "--model",
+        nargs="+",
+        metavar="NAME",
+        help="networks (default: the texts' two, and feather_quick but for --equal-epochs)",
+    )
     add("--batch-size", type=whole_from(2), help="pictures a step (default: the recipe's)")
     add("--forms", nargs="+", metavar="FORM", help="our engine's forms (default: what suits each recipe; see below)")
     add("--dataset", help="cifar10 or digits (default: the recipe's)")
@@ -48,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repeats", type=whole_from(1), help="turns each (default: 5)")
     add("--seconds", type=_seconds, help="of a turn (default: 6; of inference: 1)")
     add("--time-to", type=_fraction, metavar="ACCURACY", help="train a recipe to its end; is this accuracy reached?")
-    add("--equal-epochs", type=whole_from(1), metavar="EPOCHS", help="is our engine as accurate as the plain loop?")
+    add("--equal-epochs", type=whole_from(1), metavar="EPOCHS", help="is our engine less accurate than the plain loop?")
     add("--recipe", help="of --time-to (default: feather_quick)")
     add("--seeds", type=whole_from(0), nargs="+", metavar="SEED", help="a run each (default: 0 1 2)")
     add(

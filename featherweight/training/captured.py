@@ -8,7 +8,10 @@ rates) comes in tensors that are filled before it, and Python's own numbers in i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,26 +40,49 @@ class Graph(Protocol):
 
 
 class CudaGraph:
-    """A CUDA graph of the current device."""
+    """A CUDA graph of one device."""
 
-    def __init__(self) -> None:
-        self._graph = torch.cuda.CUDAGraph()
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._graph = device, torch.cuda.CUDAGraph()
 
     def warm(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """On a stream of its own, as torch asks for it: recording is done on another than the default one, too."""
-        usual, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(usual)
-        with torch.cuda.stream(aside):
-            result = work()
-        usual.wait_stream(aside)
+        aside = _stream(self._device)
+        with torch.cuda.device(self._device):
+            usual = torch.cuda.current_stream()
+            aside.wait_stream(usual)
+            with torch.cuda.stream(aside):
+                result = work()
+            usual.wait_stream(aside)
         return result
 
     def record(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
-        with torch.cuda.graph(self._graph):
+        stream = _stream(self._device)
+        with torch.cuda.device(self._device), _uncollected(), torch.cuda.graph(self._graph, stream=stream):
             return work()
 
     def replay(self) -> None:
-        self._graph.replay()
+        with torch.cuda.device(self._device):
+            self._graph.replay()
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream of warming up and recording, not the default one, as torch asks for it: libraries keep working
+    memory for each stream that they have seen."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage is collected meanwhile: an old graph that went in the middle of a recording would spoil it."""
+    before = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -71,25 +97,28 @@ class _Recorded:
 
 
 class CapturedStep:
-    """Does `work` as usual for a few steps, then by recordings, one for each size of batch."""
+    """Does steps as usual for a few times, then by recordings, one for each size of batch."""
 
-    def __init__(self, work: Step, graph: Callable[[], Graph] = CudaGraph) -> None:
-        self._work, self._graph = work, graph
+    def __init__(self, graph: Callable[[], Graph]) -> None:
+        self._graph = graph
         self._warming: dict[tuple[int, ...], int] = {}  # size → steps done as usual
         self._recorded: dict[tuple[int, ...], _Recorded] = {}
 
-    def __call__(self, pictures: torch.Tensor, labels: torch.Tensor, share: float) -> torch.Tensor:
+    def __call__(self, work: Step, pictures: torch.Tensor, labels: torch.Tensor, share: float) -> torch.Tensor:
         """One step on pictures [N, 3, H, W] and labels [N], all on the device; its loss, to be read or copied before
-        the next step. Raises UserError for a step that cannot be recorded."""
+        the next step. work: the same at every call; it is not kept, so that graphs are gone when their trainer is.
+
+        Raises UserError for a step that cannot be recorded.
+        """
         size = tuple(pictures.shape)
         if size not in self._recorded:
             done = self._warming.get(size, 0)
             if done < WARM:
                 self._warming[size] = done + 1
                 inputs = pictures, labels, _number(share, pictures.device)
-                return self._graph().warm(lambda: self._work(*inputs))
+                return self._graph().warm(lambda: work(*inputs))
             inputs = pictures.clone(), labels.clone(), _number(share, pictures.device)
-            self._recorded[size] = self._record(*inputs)
+            self._recorded[size] = self._record(work, *inputs)
         recorded = self._recorded[size]
         recorded.pictures.copy_(pictures)
         recorded.labels.copy_(labels)
@@ -97,12 +126,15 @@ class CapturedStep:
         recorded.graph.replay()
         return recorded.loss
 
-    def _record(self, pictures: torch.Tensor, labels: torch.Tensor, share: torch.Tensor) -> _Recorded:
+    def _record(self, work: Step, pictures: torch.Tensor, labels: torch.Tensor, share: torch.Tensor) -> _Recorded:
         graph = self._graph()
         try:
-            loss = graph.record(lambda: self._work(pictures, labels, share))
+            loss = graph.record(lambda: work(pictures, labels, share))
         except RuntimeError as error:
-            reason = str(error).splitlines()[0][:160]
+            cause: BaseException = error  # the first one: ending a spoilt recording fails as well
+            while isinstance(cause.__context__, RuntimeError):
+                cause = cause.__context__
+            reason = (str(cause).splitlines() or [type(cause).__name__])[0][:160]
             raise UserError(f"this step cannot be recorded as a CUDA graph ({reason}); set capture=false") from error
         return _Recorded(graph, pictures, labels, share, loss)
 

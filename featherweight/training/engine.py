@@ -126,9 +126,9 @@ class Trainer:
             self._forward = torch.compile(self.network, dynamic=False)
         elif config.fused and device.type == "cpu" and config.precision == "fp32" and config.channels_last:
             self._forward = fused(self.network) or self.network
-        self.learn: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] = self.learn_directly
+        self.captured: CapturedStep | None = None
         if config.capture and device.type == "cuda":
-            self.capture()
+            self.capture(lambda: CudaGraph(device))
 
     def _require_capturable(self) -> None:
         """Raises UserError for settings that a recorded step cannot follow."""
@@ -137,11 +137,11 @@ class Trainer:
         if self.config.compile:
             raise UserError("capture and compile are two ways to the same end; set one of them to false")
 
-    def capture(self, graph: Callable[[], Graph] = CudaGraph) -> None:
+    def capture(self, graph: Callable[[], Graph]) -> None:
         """From now on, record the steps (as `captured` tells) and replay them."""
         assert isinstance(self.optimizer, Muon)
         keep_rates_on(self.optimizer, self.device)
-        self.learn = CapturedStep(self.learn_directly, graph)
+        self.captured = CapturedStep(graph)
 
     @property
     def fused(self) -> bool:
@@ -242,7 +242,8 @@ class Trainer:
         if config.small_size and step < config.small_until * self.total_steps:
             pictures = shrunk(pictures, config.small_size)
         mixture = mixed(pictures, config.mix, seed=config.seed, step=step, total_steps=self.total_steps)
-        loss = self.learn(mixture.pictures.contiguous(memory_format=self.layout), labels, mixture.share)
+        batch = mixture.pictures.contiguous(memory_format=self.layout), labels, mixture.share
+        loss = self.learn_directly(*batch) if self.captured is None else self.captured(self.learn_directly, *batch)
         if self.average is not None:
             self.average.update()
         if step < FIRST_STEPS:

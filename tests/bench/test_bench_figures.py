@@ -120,7 +120,7 @@ def test_a_difference_counts_only_beyond_the_noise() -> None:
     def runs(*accuracies: float) -> list[dict]:
         return [{"precision": "fp32", "accuracy": accuracy, "seconds": 1.0} for accuracy in accuracies]
 
-    plain, ours = outputs.equal_output()["networks"][0]["loops"]
+    plain, ours, _ = outputs.equal_output()["networks"][0]["loops"]
     assert "difference" not in plain
     assert ours["difference"] == pytest.approx(0.02 / 6)
     # By hand: s² 0.0001 and 0.000233, standard error sqrt(0.000333/3) = 0.01054, Welch's freedom 3.45, t 2.96
@@ -129,6 +129,10 @@ def test_a_difference_counts_only_beyond_the_noise() -> None:
     _, worse = equal.compare({"plain loop": runs(0.60, 0.61, 0.62), "batched": runs(0.50, 0.51, 0.52)})
     assert not worse["within_noise"]
     assert worse["difference_interval"][1] < -0.05
+    _, wider = equal.compare({"plain loop": runs(0.60, 0.61, 0.62), "batched": runs(0.50, 0.51, 0.52)}, 4)
+    assert wider["difference_interval"][0] < worse["difference_interval"][0]
+    _, one_sided = equal.compare({"plain loop": runs(0.6, 0.6), "batched": runs(0.59, 0.61)})
+    assert one_sided["within_noise"]
     _, same = equal.compare({"plain loop": runs(0.6, 0.6), "batched": runs(0.6, 0.6)})
     assert (same["difference_interval"], same["within_noise"]) == ([0, 0], True)
 
@@ -190,7 +194,7 @@ def test_the_figure_has_a_bar_for_every_loop_on_a_scale_from_nothing(tmp_path: P
     from featherweight.explain.speed import draw_bars
 
     made = ((outputs.speed_output(), 3), (outputs.time_output(), 2), (outputs.predict_output(), 2))
-    for output, count in (*made, (outputs.equal_output(), 2)):
+    for output, count in (*made, (outputs.equal_output(), 3)):
         found = table.panels(output)
         assert sum(len(panel.bars) for panel in found) == count
         path = tmp_path / f"{output['kind']}.png"

@@ -109,6 +109,13 @@ def test_the_sampler_goes_round_all_places_for_ever() -> None:
     assert len({tuple(one) for one in rounds}) > 1
 
 
+def test_an_epochs_last_and_short_batch_is_left_out() -> None:
+    endless = iter(plain.Endless(10, 4, seed=1))
+    rounds = [[next(endless) for _ in range(8)] for _ in range(40)]
+    assert all(len(set(one)) == 8 for one in rounds)
+    assert {place for one in rounds for place in one} == set(range(10))
+
+
 def test_a_smaller_choice_of_pictures_lies_in_a_larger_one() -> None:
     assert chosen(8, 20)[:5].tolist() == chosen(5, 20).tolist()
     assert sorted(chosen(0, 20).tolist()) == list(range(20))

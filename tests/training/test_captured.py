@@ -195,7 +195,10 @@ def test_what_cannot_be_recorded_is_told_in_one_line() -> None:
 
     class Refusing(Tape):
         def record(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+            try:
+                raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+            finally:
+                raise RuntimeError("operation failed due to a previous error during capture")
 
     trainer = _trainer(_settings())
     trainer.capture(Refusing)
