@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from featherweight.ship.onnx_fold import fold_norms_forward
 from featherweight.utils import UserError
 from featherweight.weights import Card
 
@@ -61,8 +62,9 @@ class _FromPixels(nn.Module):
 
 
 def to_onnx(network: nn.Module, card: Card) -> bytes:
-    """`network` in float32 as an ONNX file's bytes. The network is left as it is; its batch norms are folded where they
-    follow a convolution. Raises UserError where the extra `onnx` is not installed."""
+    """`network` in float32 as an ONNX file's bytes. The network is left as it is; its batch norms are folded into the
+    convolution before or after them where that changes nothing but rounding. Raises UserError where the extra `onnx` is
+    not installed."""
     require_packages()
     module = _FromPixels(copy.deepcopy(network).cpu(), card).eval()
     side = card.input_size
@@ -79,7 +81,9 @@ def to_onnx(network: nn.Module, card: Card) -> bytes:
             dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
         )
     assert program is not None  # of dynamo=True; None is the older exporter's
-    return _finish(program.model_proto, card, "fp32")
+    model = program.model_proto
+    fold_norms_forward(model)
+    return _finish(model, card, "fp32")
 
 
 @contextmanager
