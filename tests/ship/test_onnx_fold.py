@@ -22,8 +22,8 @@ def test_the_folded_line_is_the_norm_and_the_convolution(inputs: int, outputs: i
         torch.randn(count, generator=generator, dtype=torch.float64) for count in (outputs, inputs, inputs)
     )
     right = F.conv2d(x * factor[:, None, None] + offset[:, None, None], weight, bias, groups=groups)
-    folded = folded_line(weight.numpy(), bias.numpy(), factor.numpy(), offset.numpy(), groups)
-    found = F.conv2d(x, *(torch.from_numpy(part) for part in folded), groups=groups)
+    kernel, line = folded_line(weight.numpy(), bias.numpy(), factor.numpy(), offset.numpy(), groups)
+    found = F.conv2d(x, torch.from_numpy(kernel), torch.from_numpy(line), groups=groups)
     torch.testing.assert_close(found, right)
 
 
