@@ -148,28 +148,6 @@ def test_a_target_out_of_reach_is_told_by_the_exit_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_accuracy_after_equal_epochs(tmp_path: Path) -> None:
-    options = ["--equal-epochs", "2", "--dataset", "digits", "--model", "feather_quick", "--forms", "batched"]
-    options += ["--batch-size", "64", "--seeds", "5", "6", "--workers", "1", "--device", "cpu"]
-    done = bench(tmp_path, *options, "--out", "equal.json", "--png", "equal.png")
-    found = json.loads((tmp_path / "equal.json").read_text())
-    assert done.returncode == int(not found["met"]), done.stderr
-    assert found["command"] == (
-        "featherweight bench --equal-epochs 2 --model feather_quick --batch-size 64 --dataset digits --workers 1 "
-        "--forms batched --seeds 5 6 --device cpu"
-    )
-    assert (found["epochs"], found["machine"]["threads"] >= 1) == (2, True)
-    plain, ours = found["networks"][0]["loops"]
-    assert (plain["name"], ours["name"]) == ("plain loop", "batched")
-    for loop in (plain, ours):
-        assert [run["seed"] for run in loop["runs"]] == [5, 6]
-        assert {run["images"] for run in loop["runs"]} == {140}  # of 1,442, held out
-        assert loop["accuracy_mean"] > 0.3  # chance is 0.1
-    assert "plain loop, seed 5: epoch 2/2" in done.stderr
-    assert "equal epochs" in done.stdout
-
-
-@pytest.mark.slow
 def test_inference_side_by_side(tmp_path: Path) -> None:
     done = bench(tmp_path, "predict", "--seconds", "0.1", "--repeats", "1", "--device", "cpu", "--json")
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +18,14 @@ from torch.nn.modules import module
 from torch.utils.flop_counter import FlopCounterMode
 
 from featherweight import config as configuration
-from featherweight import models
+from featherweight import datasets, models
 from featherweight.augment import normalize
-from featherweight.bench import engine, plain, speed
-from featherweight.bench.job import Job, Setting, chosen, prepare
+from featherweight.bench import engine, equal, plain, speed, whole_run
+from featherweight.bench.job import Job, Setting, chosen, prepare, torch_facts
 from featherweight.bench.matrix import Product
 from featherweight.bench.phases import NAMES, Phases
 from featherweight.bench.whole_run import training_flops, warm_up
+from featherweight.cli import main
 from featherweight.config import AugmentConfig
 from featherweight.training import captured
 
@@ -223,6 +225,58 @@ def test_a_gpu_is_warmed_up_by_steps_of_every_size(setting: Setting, monkeypatch
     warm_up(dataclasses.replace(setting.config, batch_size=4), torch.device("cpu"))
     assert sides == [24] * 12 + [32] * 8
     assert min(sides.count(side) for side in sides) > captured.WARM  # and so recorded, where steps are
+
+
+class Here:
+    """A contender in this process: starting four would take most of a minute."""
+
+    def __init__(self, name: str, job: Job, *, say: Callable[[str], None]) -> None:
+        self.job, self.say = dataclasses.replace(job, workers=0), say
+        self.facts = torch_facts(torch.device("cpu"))
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def ready(self) -> Here:
+        return self
+
+    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        channel = Commands()
+        channel.commands.append(command)
+        {"plain": plain.serve, "whole_run": whole_run.serve}[self.job.kind](self.job, channel)  # type: ignore[arg-type]
+        for answer in channel.answers:
+            if "say" in answer:
+                self.say(answer["say"])
+        return channel.answers[-1]
+
+
+def test_accuracy_after_equal_epochs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(equal, "Contender", Here)
+    whole = datasets.load_train("digits", None)
+    monkeypatch.setattr(datasets, "load_train", lambda *_: whole.subset(range(400)))
+    options = ["--equal-epochs", "2", "--dataset", "digits", "--model", "feather_quick", "--forms", "batched"]
+    options += ["--batch-size", "32", "--seeds", "5", "6", "--workers", "1", "--device", "cpu"]
+    code = main(["bench", *options, "--out", str(tmp_path / "equal.json"), "--png", str(tmp_path / "equal.png")])
+    told, found = capsys.readouterr(), json.loads((tmp_path / "equal.json").read_text())
+    assert code == int(not found["met"]), told.err
+    assert found["command"] == (
+        "featherweight bench --equal-epochs 2 --model feather_quick --batch-size 32 --dataset digits --workers 1 "
+        "--forms batched --seeds 5 6 --device cpu"
+    )
+    _, held_out = datasets.split_train(whole.subset(range(400)))
+    loops = found["networks"][0]["loops"]
+    assert [loop["name"] for loop in loops] == ["plain loop", "batched"]
+    for loop in loops:
+        assert [run["seed"] for run in loop["runs"]] == [5, 6]
+        assert {run["images"] for run in loop["runs"]} == {len(held_out)}
+        assert loop["accuracy_mean"] > 0.1
+    assert "feather_quick, plain loop, seed 5: epoch 2/2" in told.err
+    assert "feather_quick, batched, seed 6: epoch   2/2" in told.err
+    assert "equal epochs" in told.out
 
 
 def test_the_matrix_product_rate_is_that_of_a_loop_of_ones_own() -> None:
