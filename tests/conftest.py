@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,17 @@ _PLACES = (os.environ.get("FEATHERWEIGHT_DATA"), "data", "../shared/data")
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No progress is told of long work, unless a test asks for it: how long it takes depends on the machine."""
     monkeypatch.setattr("featherweight.terminal.PATIENCE_SECONDS", 3600.0)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads wait for each other at every operation where another process takes a core: a tenfold slower test."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

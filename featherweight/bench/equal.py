@@ -70,8 +70,7 @@ def measure(
     """
     check(options, seeds)
     forms = list(dict.fromkeys(options.forms or FORMS))
-    bases = {model: base_job(model, options) for model in options.models}
-    plans = {model: list(_runs(base, forms, epochs, seeds)) for model, base in bases.items()}
+    plans = {model: list(_runs(base_job(model, options), forms, epochs, seeds)) for model in options.models}
     for runs in plans.values():  # all settings are checked before any run
         for run in runs:
             run.job.config()
@@ -81,13 +80,13 @@ def measure(
         for model, runs in plans.items():
             found: dict[str, list[dict[str, Any]]] = {}
             for run in runs:
-                say(f"{model}, {run.loop}, seed {run.seed}: {epochs} epochs")
-                name = f"{model}, {run.loop}"
-                with Contender(f"{name}, seed {run.seed}", run.job, say=prefixed(name, say)) as contender:
+                name = f"{model}, {run.loop}, seed {run.seed}"
+                say(f"{name}: {epochs} epochs")
+                with Contender(name, run.job, say=prefixed(f"{model}, {run.loop}", say)) as contender:
                     facts = contender.ready().facts
                     answer = contender.ask({"do": "train", "epochs": epochs})
                 found.setdefault(run.loop, []).append(_figures(run, answer))
-                say(f"{model}, {run.loop}, seed {run.seed}: {100 * found[run.loop][-1]['accuracy']:.2f} %")
+                say(f"{name}: {100 * found[run.loop][-1]['accuracy']:.2f} %")
                 bar.step()
             config = runs[0].job.config()
             networks.append(
@@ -143,6 +142,7 @@ def _figures(run: _Run, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def prefixed(name: str, say: Callable[[str], None]) -> Callable[[str], None]:
+    """`say` that names who speaks first."""
     return lambda line: say(f"{name}, {line}")
 
 

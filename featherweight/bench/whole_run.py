@@ -10,17 +10,14 @@ from pathlib import Path
 import torch
 
 from featherweight import config as configuration
-from featherweight import models
 from featherweight.bench.channel import Channel
-from featherweight.bench.engine import SIDE, multiply_adds
-from featherweight.bench.job import Job, start_torch, torch_facts
+from featherweight.bench.engine import SIDE, build_trainer, multiply_adds
+from featherweight.bench.job import Job, Setting, start_torch, torch_facts
 from featherweight.bench.machine import own_peak
 from featherweight.bench.phases import device_memory
 from featherweight.bench.speed import OPERATIONS
 from featherweight.config import TrainConfig
 from featherweight.datasets import CLASSES, STATISTICS, PictureSet
-from featherweight.training.engine import Trainer
-from featherweight.training.precision import resolve_precision
 from featherweight.training.run import RulesNotMet, train
 from featherweight.training.run_folder import RunFolder
 from featherweight.utils import UserError
@@ -63,19 +60,15 @@ def warm_up(config: TrainConfig, device: torch.device) -> None:
     A GPU's kernels are loaded and chosen when first used, once a process: seconds that are no training, and that are
     not counted in this field (Jordan 2024, arXiv:2404.00498).
     """
-    config = resolve_precision(
-        configuration.override(config, {"epochs": 2, "data.train_on": "all", "stop_at_accuracy": 0.0}), device
-    )
-    count = WARM_STEPS * config.batch_size
-    classes = CLASSES[config.data.name]
+    config = configuration.override(config, {"data.train_on": "all", "stop_at_accuracy": 0.0})
+    count, classes = WARM_STEPS * config.batch_size, CLASSES[config.data.name]
     noise = torch.randint(0, 256, (count, SIDE, SIDE, 3), dtype=torch.uint8)
     pictures = PictureSet(noise, torch.arange(count) % len(classes), classes)
-    network = models.build(config.model, classes=len(classes))
-    trainer = Trainer(network, config, pictures, None, STATISTICS[config.data.name], device)
+    trainer = build_trainer(Setting(config, pictures, STATISTICS[config.data.name], device), epochs=2)
     with tempfile.TemporaryDirectory() as folder:
         trainer.train(Path(folder) / "checkpoint.safetensors", lambda figures: None)
     if device.type == "cuda":  # none of its memory is to be counted as the run's
-        del trainer, network
+        del trainer
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

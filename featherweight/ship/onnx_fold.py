@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto, TensorProto
 
 
 def fold_norms_forward(model: ModelProto) -> int:
@@ -24,7 +24,8 @@ def fold_norms_forward(model: ModelProto) -> int:
     outputs = {one.name for one in graph.output}
     for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
         users = [node for node in graph.node if norm.output[0] in node.input]
-        if norm.output[0] in outputs or len(users) != 1 or not _takes(users[0], norm.output[0], constants):
+        known = all(name in constants for name in norm.input[1:])
+        if not known or norm.output[0] in outputs or len(users) != 1 or not _takes(users[0], norm.output[0], constants):
             continue
         (conv,) = users
         scale, shift, mean, variance = (_array(constants[name]) for name in norm.input[1:])
@@ -62,7 +63,7 @@ def folded_line(
     )
 
 
-def _takes(node: NodeProto, name: str, constants: dict) -> bool:
+def _takes(node: NodeProto, name: str, constants: dict[str, TensorProto]) -> bool:
     """Whether `node` is a convolution of `name` with constant weights, and pads nothing."""
     if node.op_type != "Conv" or node.input[0] != name or any(one not in constants for one in node.input[1:]):
         return False
@@ -71,7 +72,7 @@ def _takes(node: NodeProto, name: str, constants: dict) -> bool:
     return pads and ("auto_pad" not in set_to or set_to["auto_pad"].s in (b"NOTSET", b"VALID"))
 
 
-def _array(constant) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _array(constant: TensorProto) -> np.ndarray:
     from onnx import numpy_helper
 
     return numpy_helper.to_array(constant).astype(np.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,13 +33,7 @@ OVERRIDES = {"batch_size": 64, "augment.workers": 0, "data.name": "digits", "pre
 JOB = Job(kind="engine", recipe="feather_quick", overrides=OVERRIDES, device="cpu", seconds=0.1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Two threads wait for each other at every operation where another process takes a core: a tenfold slower test."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +96,14 @@ def test_without_chance_the_plain_pictures_are_the_normalised_ones(setting: Sett
         picture, label = data[place]
         torch.testing.assert_close(picture, expected[place], atol=1e-5, rtol=1e-5)
         assert label == int(setting.pictures.labels[place])
+
+
+def test_loading_the_kernels_leaves_the_network_as_it_is(setting: Setting) -> None:
+    loop = plain.PlainLoop(setting, workers=0)
+    before = {key: value.clone() for key, value in loop.network.state_dict().items()}
+    loop._load_kernels(setting)
+    assert all(torch.equal(value, before[key]) for key, value in loop.network.state_dict().items())
+    assert all(p.grad is None for p in loop.network.parameters())
 
 
 def test_the_sampler_goes_round_all_places_for_ever() -> None:
@@ -222,7 +224,8 @@ def test_a_gpu_is_warmed_up_by_steps_of_every_size(setting: Setting, monkeypatch
         return learn(trainer, pictures, *others)
 
     monkeypatch.setattr(engine.Trainer, "learn_directly", noted)
-    warm_up(dataclasses.replace(setting.config, batch_size=4), torch.device("cpu"))
+    held_out = {"batch_size": 4, "data.train_on": "train", "stop_at_accuracy": 0.5}
+    warm_up(configuration.override(setting.config, held_out), torch.device("cpu"))
     assert sides == [24] * 12 + [32] * 8
     assert min(sides.count(side) for side in sides) > captured.WARM  # and so recorded, where steps are
 
