@@ -31,7 +31,7 @@ class Job:
     threads: int = 0  # 0: torch's own choice
     seconds: float = 6.0  # of a turn
     workers: int = 2  # the plain loop's worker processes
-    folder: str = ""  # inference: where its files are
+    folder: str = ""  # inference: where its files are; a whole run: where it is kept, if at all
     weights: str = ""  # inference
     form: str = ""  # inference: torch_fp32, torch_bf16, onnx_fp32 or onnx_int8
 

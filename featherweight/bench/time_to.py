@@ -8,15 +8,18 @@ that overshoots or falls short is another recipe's business, chosen on validatio
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from featherweight.bench.contender import Contender
 from featherweight.bench.job import Job
 from featherweight.bench.machine import Idleness, describe
 from featherweight.terminal import Progress
-from featherweight.utils import UserError
+from featherweight.training.run_folder import new_folder, run_name
+from featherweight.utils import UserError, require_place
 
 PROTOCOL = "the whole recipe's training time; all test pictures read once, after the last epoch, one view"
 WARMED = "; before the clock, the GPU's kernels are loaded by a short run on noise, whose network is thrown away"
@@ -31,10 +34,12 @@ def measure(
     data_dir: str | None = None,
     device: str = "auto",
     threads: int = 0,
+    runs_folder: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Train `recipe` once for each seed, each in a process of its own, and say what it took and whether the mean test
-    accuracy reaches `target`. Raises UserError for bad settings, missing data or a run that fails."""
+    accuracy reaches `target`. The runs (weights, record, metrics) are kept as new folders of `runs_folder`, where one
+    is given. Raises UserError for bad settings, missing data or a run that fails."""
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds {' '.join(map(str, seeds))}: give each seed once")
     jobs = [
@@ -49,6 +54,11 @@ def measure(
         for seed in seeds
     ]
     configs = [job.config() for job in jobs]  # all settings are checked before any run
+    if runs_folder is not None:
+        places = [new_folder(runs_folder, run_name(config.recipe, config.seed)) for config in configs]
+        for place in places:
+            require_place(place / "config.json")
+        jobs = [dataclasses.replace(job, folder=str(place)) for job, place in zip(jobs, places, strict=True)]
     if not configs[0].read_test:
         raise UserError(f"recipe {recipe} leaves the test pictures unread, so it cannot be timed to a test accuracy")
     idleness, runs, facts = Idleness(), [], {}

@@ -38,7 +38,7 @@ def serve(job: Job, channel: Channel) -> None:
         try:
             record = train(
                 config,
-                RunFolder(Path(folder) / "run"),
+                RunFolder(job.folder or Path(folder) / "run"),
                 data_dir=None if job.data_dir is None else Path(job.data_dir),
                 say=lambda line: channel.send({"say": f"seed {config.seed}: {line}"}),
             )

@@ -31,7 +31,7 @@ EPILOG = (
 # What each of the four measurements takes besides what all take; anything else given with it is an error.
 TAKES = {
     "training": ("model", "batch_size", "dataset", "workers", "forms", "repeats", "seconds"),
-    "--time-to": ("time_to", "recipe", "seeds"),
+    "--time-to": ("time_to", "recipe", "seeds", "runs"),
     "--equal-epochs": ("equal_epochs", "model", "batch_size", "dataset", "workers", "forms", "seeds"),
     "predict": ("weights", "repeats", "seconds"),
 }
@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--time-to", type=_fraction, metavar="ACCURACY", help="train a recipe to its end; is this accuracy reached?")
     add("--equal-epochs", type=whole_from(1), metavar="EPOCHS", help="is our engine less accurate than the plain loop?")
     add("--recipe", help="of --time-to (default: feather_quick)")
+    add("--runs", type=Path, metavar="FOLDER", help="of --time-to: keep each seed's run there (weights, record)")
     add("--seeds", type=whole_from(0), nargs="+", metavar="SEED", help="a run each (default: 0 1 2)")
     add(
         "--weights", help="of predict: a published name, a .safetensors file or a run's folder (default: feather_quick)"
@@ -138,7 +139,7 @@ def _measure(args: argparse.Namespace, kind: str) -> dict[str, Any]:
 
         recipe = args.recipe or "feather_quick"
         _obtain_data(_dataset_of(recipe), args.data_dir)
-        return time_to.measure(args.time_to, recipe, args.seeds or (0, 1, 2), **shared, say=note)
+        return time_to.measure(args.time_to, recipe, args.seeds or (0, 1, 2), **shared, runs_folder=args.runs, say=note)
     from featherweight.bench import equal, speed
 
     compared = kind == "--equal-epochs"
@@ -181,7 +182,7 @@ def _command(args: argparse.Namespace, kind: str) -> str:
     words = ["featherweight", "bench", *([args.what] if args.what else [])]
     for name in TAKES[kind]:
         value = getattr(args, name)
-        if value is not None:
+        if value is not None and not isinstance(value, Path):
             values = value if isinstance(value, list) else [value]
             words += [
                 f"--{name.replace('_', '-')}",

@@ -24,7 +24,7 @@ FIGURES = Path("docs/figures")  # beside the README
 NETWORK = "feather_quick"
 PHOTO = Path("tests/ship/pictures/chelsea.jpg")
 BENCH_BYTES = 4 << 20  # an output of `featherweight bench` is about 10 kB
-KINDS = ("speed", "time_to", "predict")  # the order in which outputs of `featherweight bench` are shown
+KINDS = ("speed", "equal_epochs", "time_to", "predict")  # the order in which outputs of `featherweight bench` are shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

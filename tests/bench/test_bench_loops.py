@@ -18,9 +18,9 @@ from torch.nn.modules import module
 from torch.utils.flop_counter import FlopCounterMode
 
 from featherweight import config as configuration
-from featherweight import datasets, models
+from featherweight import datasets, models, records
 from featherweight.augment import normalize
-from featherweight.bench import engine, equal, plain, speed, whole_run
+from featherweight.bench import engine, equal, plain, speed, time_to, whole_run
 from featherweight.bench.job import Job, Setting, chosen, prepare, torch_facts
 from featherweight.bench.matrix import Product
 from featherweight.bench.phases import NAMES, Phases
@@ -28,6 +28,7 @@ from featherweight.bench.whole_run import training_flops, warm_up
 from featherweight.cli import main
 from featherweight.config import AugmentConfig
 from featherweight.training import captured
+from featherweight.utils import sha256_file
 
 OVERRIDES = {"batch_size": 64, "augment.workers": 0, "data.name": "digits", "precision": "fp32"}
 JOB = Job(kind="engine", recipe="feather_quick", overrides=OVERRIDES, device="cpu", seconds=0.1)
@@ -236,6 +237,7 @@ class Here:
     def __init__(self, name: str, job: Job, *, say: Callable[[str], None]) -> None:
         self.job, self.say = dataclasses.replace(job, workers=0), say
         self.facts = torch_facts(torch.device("cpu"))
+        self.peak_memory = 1
 
     def __enter__(self) -> Here:
         return self
@@ -245,7 +247,8 @@ class Here:
     def ready(self) -> Here:
         return self
 
-    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, command: dict[str, Any], watch: float = 0.0) -> dict[str, Any]:
+        del watch
         channel = Commands()
         channel.commands.append(command)
         {"plain": plain.serve, "whole_run": whole_run.serve}[self.job.kind](self.job, channel)  # type: ignore[arg-type]
@@ -280,6 +283,29 @@ def test_accuracy_after_equal_epochs(
     assert "feather_quick, plain loop, seed 5: epoch 2/2" in told.err
     assert "feather_quick, batched, seed 6: epoch   2/2" in told.err
     assert "equal epochs" in told.out
+
+
+def test_timed_runs_can_be_kept_and_none_is_overwritten(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(time_to, "Contender", Here)
+    whole = datasets.load_train("digits", None)
+    monkeypatch.setattr(datasets, "load_train", lambda *_: whole.subset(range(128)))
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text('model = "feather_quick"\nepochs = 1\nbatch_size = 64\n[data]\nname = "digits"\n')
+    command = ["bench", "--time-to", "0.01", "--recipe", "tiny.toml", "--seeds", "3", "--device", "cpu", "--json"]
+    for name in ("tiny.toml-seed3", "tiny.toml-seed3-2"):
+        assert main([*command, "--runs", "kept"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert "kept" not in found["command"]
+        record = records.Record.read(Path("kept", name, "result.json"))
+        assert (record.seed, record.test_accuracy) == (3, found["runs"][0]["test_accuracy"])
+        assert sha256_file(Path("kept", name, "model.safetensors")) == record.weights_sha256
+    assert {path.name for path in Path("kept").iterdir()} == {"tiny.toml-seed3", "tiny.toml-seed3-2"}
+    assert main([*command, "--runs", "tiny.toml"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("featherweight bench: cannot write tiny.toml/tiny.toml-seed3/config.json")
+    assert len(told.strip().splitlines()) == 1
 
 
 def test_the_matrix_product_rate_is_that_of_a_loop_of_ones_own() -> None:
