@@ -115,6 +115,7 @@ class TrainConfig:
     clip_norm: float = 0.0  # largest gradient norm; 0: no clipping
     stop_at_accuracy: float = 0.0  # stop once the validation accuracy reaches this fraction; 0: never
     whiten: bool = False  # start the first convolution at the training patches' principal components
+    freeze_first: bool = False  # with whiten: the first convolution and its norm stay as they start
     small_size: int = 0  # side the augmented pictures are shrunk to early on; 0: never
     small_until: float = 0.0  # fraction of the steps trained at that size
     rules: str = "assignment"  # the rule set checked before compute is spent; "none" goes on regardless
@@ -209,6 +210,8 @@ def apply(config: TrainConfig, settings: dict[str, Any], *, source: str) -> Trai
     _expect_ranges(changed, "", source)
     if bool(changed.small_size) != bool(changed.small_until):
         raise UserError(f"{source}: small_size and small_until go together; set both, or neither")
+    if changed.freeze_first and not changed.whiten:
+        raise UserError(f"{source}: freeze_first keeps a whitened layer as it is; set whiten = true, or neither")
     if changed.stop_at_accuracy and changed.data.train_on == "all":
         raise UserError(f"{source}: stop_at_accuracy needs pictures that are held out; set data.train_on = train")
     return changed

@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.flop_counter import FlopCounterMode
 
 from featherweight import config as configuration
 from featherweight import models
 from featherweight.bench.channel import Channel
-from featherweight.bench.job import Job, Setting, chosen, prepare, start_torch
+from featherweight.bench.job import OPERATIONS, Job, Setting, chosen, prepare, start_torch
 from featherweight.bench.machine import own_peak
 from featherweight.bench.phases import Phases, device_memory, synchronise
 from featherweight.config import TrainConfig
@@ -35,6 +36,7 @@ from featherweight.rules.graph import trace
 from featherweight.training.engine import Interrupted, Trainer
 from featherweight.training.memory import keep_freed_memory
 from featherweight.training.precision import resolve_precision
+from featherweight.training.whitening import freeze_first_layer
 
 SIDE = 32  # of both data sets' pictures
 SETTLE_STEPS = 2  # steps before the clock of `try_out` starts: kernels are built, workers have begun
@@ -53,12 +55,31 @@ def multiply_adds(config: TrainConfig, classes: int, side: int, steps: int) -> f
     """Multiply-adds of one picture's forward pass, averaged over a run of `steps` of which the first are on small
     pictures where the recipe says so."""
     network = models.build(config.model, classes=classes)
+    return _averaged(config, side, steps, lambda size: cost(trace(network, (1, 3, size, size))).multiply_adds)
 
-    def at(size: int) -> int:
-        return cost(trace(network, (1, 3, size, size))).multiply_adds
 
-    small = math.ceil(config.small_until * steps) if config.small_size else 0
-    small = min(small, steps)
+def operations(config: TrainConfig, classes: int, side: int, steps: int) -> float:
+    """Operations of one picture's training step, averaged likewise: 2 × 3 for each multiply-add, less what a frozen
+    first layer spares (the gradients to its kernels and to its map), as torch's counter finds it."""
+
+    def spared(size: int) -> float:
+        counts = []
+        for freeze in (False, True):
+            network = models.build(config.model, classes=classes)
+            if freeze:
+                freeze_first_layer(network)
+            with FlopCounterMode(display=False) as counter:
+                network(torch.zeros(2, 3, size, size)).sum().backward()
+            counts.append(counter.get_total_flops() / 2)
+        return counts[0] - counts[1]
+
+    whole = OPERATIONS * multiply_adds(config, classes, side, steps)
+    return whole - _averaged(config, side, steps, spared) if config.freeze_first else whole
+
+
+def _averaged(config: TrainConfig, side: int, steps: int, at: Callable[[int], float]) -> float:
+    """The mean over the steps of what `at` says for a step's size of pictures."""
+    small = min(math.ceil(config.small_until * steps), steps) if config.small_size else 0
     return at(side) if not small else (small * at(config.small_size) + (steps - small) * at(side)) / steps
 
 
@@ -88,6 +109,7 @@ def _facts(trainer: Trainer, classes: int) -> dict[str, Any]:
         "fused": trainer.fused,
         "augmentation": f"albumentations, {workers} workers" if engine == "albumentations" else engine,
         "multiply_adds": multiply_adds(config, classes, SIDE, trainer.steps_per_epoch),
+        "operations": operations(config, classes, SIDE, trainer.steps_per_epoch),
     }
 
 

@@ -41,6 +41,7 @@ ALIKE: dict[str, Any] = {
     "mix.mixup": 0.0,
     "mix.cutmix": 0.0,
     "whiten": False,
+    "freeze_first": False,
     "small_size": 0,
     "small_until": 0.0,
     "augment.alternate_flip": False,

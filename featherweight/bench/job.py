@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LEARNING_RATE = 0.01  # the plain loop's: small enough for every network here; the speed does not depend on it
 MOMENTUM = 0.9
+OPERATIONS = 6  # of a training step for each multiply-add of the forward pass: 2 × 3
 
 
 @dataclass(frozen=True, kw_only=True)

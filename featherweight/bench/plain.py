@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from featherweight import models
 from featherweight.augment import build_pipeline
 from featherweight.bench.channel import Channel
-from featherweight.bench.job import LEARNING_RATE, MOMENTUM, Job, Setting, prepare, torch_facts
+from featherweight.bench.job import LEARNING_RATE, MOMENTUM, OPERATIONS, Job, Setting, prepare, torch_facts
 from featherweight.bench.machine import own_peak
 from featherweight.bench.phases import Phases, device_memory, synchronise
 from featherweight.config import AugmentConfig
@@ -176,6 +176,7 @@ def serve(job: Job, channel: Channel) -> None:
             "augmentation": f"albumentations, {job.workers} workers",
             "parameters": spent.parameters,
             "multiply_adds": spent.multiply_adds,
+            "operations": OPERATIONS * spent.multiply_adds,
         }
     )
     while (command := channel.receive()) is not None:

@@ -11,11 +11,10 @@ import torch
 
 from featherweight import config as configuration
 from featherweight.bench.channel import Channel
-from featherweight.bench.engine import SIDE, build_trainer, multiply_adds
+from featherweight.bench.engine import SIDE, build_trainer, operations
 from featherweight.bench.job import Job, Setting, start_torch, torch_facts
 from featherweight.bench.machine import own_peak
 from featherweight.bench.phases import device_memory
-from featherweight.bench.speed import OPERATIONS
 from featherweight.config import TrainConfig
 from featherweight.datasets import CLASSES, STATISTICS, PictureSet
 from featherweight.training.run import RulesNotMet, train
@@ -79,4 +78,4 @@ def training_flops(config: TrainConfig, pictures: int, epochs: int) -> float:
     steps = pictures // config.batch_size if config.drop_last else math.ceil(pictures / config.batch_size)
     seen = epochs * min(steps * config.batch_size, pictures)
     classes = len(CLASSES[config.data.name])
-    return seen * multiply_adds(config, classes, SIDE, steps * epochs) * OPERATIONS
+    return seen * operations(config, classes, SIDE, steps * epochs)

@@ -13,12 +13,12 @@ from featherweight.terminal import note, print_json, print_table, whole_from
 from featherweight.utils import UserError, require_place, write_atomic
 
 EPILOG = (
-    "Training speed (default): a plain loop (DataLoader with a worker process for each core, albumentations picture by "
-    "picture, float32, default memory layout, SGD, .item() every step) and our engine's forms of the same network, at "
-    "the same batch size on the same data set, each in its own process, take turns of SECONDS, REPEATS times over. The "
-    "forms: recipe (as published), full size (without the recipe's small pictures), albumentations, batched, none (no "
-    "augmentation: the others then tell what theirs costs). FLOP/s are multiply-adds x 2 x 3 (forward + backward) x "
-    "images/s. "
+    "Training speed (default): a plain loop (DataLoader with a worker process for each core, albumentations picture "
+    "by picture, float32, default memory layout, SGD, .item() every step) and our engine's forms of the same network, "
+    "at the same batch size on the same data set, each in its own process, take turns of SECONDS, REPEATS times over. "
+    "The forms: recipe (as published), full size (without the recipe's small pictures and frozen layer), "
+    "albumentations, batched, none (no augmentation: the others then tell what theirs costs). FLOP/s are "
+    "multiply-adds x 2 x 3 (forward + backward) x images/s, less what a frozen layer spares. "
     "--time-to: what counts is the training time of the whole frozen recipe, first step to last, provided that the "
     "mean accuracy on all test pictures, read once after the last epoch, one view, is at least the target; the exit "
     "code is 1 when it is not. There is no stopping at the first epoch that reaches it: that would need the test "

@@ -158,7 +158,7 @@ def _place(config: TrainConfig, args: argparse.Namespace, overrides: dict[str, A
         raise UserError(f"no checkpoint in {folder.path}; start a run without --resume")
     before = folder.read_config()
     after = configuration.override(before, overrides)
-    for key in ("seed", "model", "data", "batch_size", "drop_last", "whiten", "optimizer.name"):
+    for key in ("seed", "model", "data", "batch_size", "drop_last", "whiten", "freeze_first", "optimizer.name"):
         if (old := configuration.get(before, key)) != configuration.get(after, key):
             raise UserError(f"--resume cannot change {key} of the run in {folder.path} ({old}); start a new run")
     kind = str(folder.started_with().get("device", "")).partition(" ")[0]

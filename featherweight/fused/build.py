@@ -23,7 +23,7 @@ from featherweight.utils import cache_folder
 if TYPE_CHECKING:
     import torch
 
-SOURCES, HEADERS = ("norm.c", "winograd.c", "depthwise.c"), ("space.h",)
+SOURCES, HEADERS = ("norm.c", "winograd.c", "depthwise.c", "first.c"), ("space.h",)
 # -march=native: vectors as wide as this processor has. No -ffast-math: not-a-number must stay so.
 FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 FLAGS += ["-fopenmp", "-shared", "-fPIC", "-w"]

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import fx, nn
 
-from featherweight.fused import depthwise, winograd
+from featherweight.fused import depthwise, first, winograd
 from featherweight.fused.build import library
 from featherweight.fused.norm import LANES, FusedNorm
 
@@ -32,10 +32,11 @@ def fused(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
         traced = fx.symbolic_trace(network)
     except Exception:  # a pass that depends on its data: fx names it in many ways
         return None
-    graph, replaced = traced.graph, 0
+    graph = traced.graph
+    replaced = sum(_fuse_first(traced, node) for node in list(graph.nodes))
     for node in list(graph.nodes):
         norm, conv = _layer(traced, node, nn.BatchNorm2d), _layer(traced, node, nn.Conv2d)
-        if norm is not None and norm.affine and norm.num_features % LANES == 0:
+        if norm is not None and norm.affine and not first.frozen(norm) and norm.num_features % LANES == 0:
             _fuse(traced, node, norm)
             replaced += 1
         elif conv is not None and winograd.fits(conv):
@@ -51,6 +52,25 @@ def fused(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
     graph.lint()
     traced.recompile()
     return traced
+
+
+def _fuse_first(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Replace `node` and the norm and ReLU behind it, if they are a frozen first layer that fits; whether they were."""
+    conv, behind = _layer(traced, node, nn.Conv2d), _only_user(node)
+    norm = None if conv is None or behind is None else _layer(traced, behind, nn.BatchNorm2d)
+    last = None if norm is None or behind is None else _only_user(behind)
+    if conv is None or norm is None or last is None or not _is_relu(traced, last) or not first.fits(conv, norm):
+        return False
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or source.op != "placeholder":
+        return False  # what stands before it would get no gradient
+    name = f"fused_{node.name}"
+    traced.add_module(name, first.FrozenFirst(conv, norm))
+    with traced.graph.inserting_after(last):
+        new = traced.graph.call_module(name, (source,))
+    last.replace_all_uses_with(new)
+    traced.graph.eliminate_dead_code()
+    return True
 
 
 def _fuse(traced: fx.GraphModule, node: fx.Node, norm: nn.BatchNorm2d) -> None:

@@ -39,6 +39,7 @@ from featherweight.training.optimizers import Muon, build_optimizer, keep_rates_
 from featherweight.training.precision import autocast
 from featherweight.training.progress import EpochProgress
 from featherweight.training.schedule import rate
+from featherweight.training.whitening import freeze_first_layer
 from featherweight.utils import UserError, mix_seed
 
 FIRST_STEPS = 10  # whose losses a record tells
@@ -94,6 +95,7 @@ class Trainer:
         if not config.dropout:
             without_dropout(self.network)
         self.layout = layout
+        self.frozen = freeze_first_layer(self.network) if config.freeze_first else []
         self.optimizer = build_optimizer(self.network, config.optimizer)
         if config.capture:
             self._require_capturable()
@@ -220,7 +222,7 @@ class Trainer:
     def _run_epoch(self, stop: threading.Event) -> bool:
         """The steps of this epoch that are left; false when a signal came in between."""
         config, progress = self.config, self.progress
-        self.network.train()
+        self._set_to_training()
         order = epoch_order(self.source.count, config.seed, progress.epoch)
         source = self.source.epoch(order, epoch=progress.epoch, first_step=progress.step, drop_last=config.drop_last)
         shown = EpochProgress(progress.epoch, config.epochs, self.steps_per_epoch, progress.step, config.batch_size)
@@ -234,6 +236,11 @@ class Trainer:
                     return False
         self._running()
         return True
+
+    def _set_to_training(self) -> None:
+        self.network.train()
+        for layer in self.frozen:
+            layer.eval()
 
     def _step(self, pictures: torch.Tensor, labels: torch.Tensor) -> None:
         config, progress = self.config, self.progress
@@ -275,7 +282,7 @@ class Trainer:
     def first_losses(self, done: Callable[[], object] = lambda: None) -> list[float]:
         """Does the first steps of a run that is not yet begun, and no more; gives their losses. done: told each."""
         config, progress, left = self.config, self.progress, min(FIRST_STEPS, self.total_steps)
-        self.network.train()
+        self._set_to_training()
         with self.source:
             while left:
                 order = epoch_order(self.source.count, config.seed, progress.epoch)

@@ -21,7 +21,7 @@ from featherweight import config as configuration
 from featherweight import datasets, models, records
 from featherweight.augment import normalize
 from featherweight.bench import engine, equal, plain, speed, time_to, whole_run
-from featherweight.bench.job import Job, Setting, chosen, prepare, torch_facts
+from featherweight.bench.job import OPERATIONS, Job, Setting, chosen, prepare, torch_facts
 from featherweight.bench.matrix import Product
 from featherweight.bench.phases import NAMES, Phases
 from featherweight.bench.whole_run import training_flops, warm_up
@@ -202,11 +202,11 @@ def test_a_training_step_takes_nearly_three_forward_passes() -> None:
     forward, whole = _counted(network, 32), _counted(network, 32, backward=True)
     first = 2 * 2 * 3 * 16 * 9 * 32 * 32  # operations of the first layer: its pictures need no gradient
     assert whole == 3 * forward - first
-    assert speed.OPERATIONS == 2 * 3
+    assert OPERATIONS == 2 * 3
 
 
 def test_small_pictures_count_for_what_they_are(setting: Setting) -> None:
-    config = setting.config  # 60 % of the steps at 24x24
+    config = configuration.override(setting.config, {"freeze_first": False})  # 60 % of the steps at 24x24
     small, full = (_counted(models.build("feather_quick"), side) / 4 for side in (24, 32))
     assert engine.multiply_adds(config, 10, 32, 10) == pytest.approx(0.6 * small + 0.4 * full)
     # 1,442 pictures in batches of 64, the last short one left out: 22 steps, 2 epochs, 27 of the 44 steps small
@@ -214,6 +214,15 @@ def test_small_pictures_count_for_what_they_are(setting: Setting) -> None:
     assert training_flops(dataclasses.replace(config, drop_last=True), 1442, 2) == pytest.approx(expected)
     whole = dataclasses.replace(config, drop_last=False, small_size=0, small_until=0.0)
     assert training_flops(whole, 1442, 2) == pytest.approx(6 * 1442 * 2 * full)
+
+
+def test_what_a_frozen_first_layer_spares_is_not_counted_as_done(setting: Setting) -> None:
+    whole = configuration.override(setting.config, {"small_size": 0, "small_until": 0.0, "freeze_first": False})
+    frozen = configuration.override(whole, {"freeze_first": True})
+    first = 32 * 32 * 32 * 27  # multiply-adds of the first convolution, whose kernels get no gradient
+    second = 48 * 16 * 16 * 9 * 32  # of the one that reads its map, which gets none
+    spared = engine.operations(whole, 10, 32, 10) - engine.operations(frozen, 10, 32, 10)
+    assert spared == 2 * (first + second)
 
 
 def test_a_gpu_is_warmed_up_by_steps_of_every_size(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from featherweight import models
-from featherweight.fused import build, depthwise
+from featherweight.fused import build, depthwise, first
 from featherweight.fused.depthwise import DepthwiseConv
 from featherweight.fused.norm import FusedNorm
 from featherweight.fused.rewrite import fused
 from featherweight.fused.winograd import WinogradConv
+from featherweight.training.engine import without_dropout
+from featherweight.training.whitening import freeze_first_layer
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler here: fused operations did not run")
 
@@ -305,3 +307,56 @@ def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.Monk
     build.library.cache_clear()
     assert build.library() is not None
     build.library.cache_clear()
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("channels", "height", "width"), [(16, 7, 9), (32, 24, 24), (48, 5, 17)])
+def test_a_frozen_first_layer_is_what_its_layers_give(channels: int, height: int, width: int) -> None:
+    conv, norm = nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+    for value, low, high in ((norm.weight, 0.5, 2), (norm.bias, -1, 1)):
+        nn.init.uniform_(value, low, high)
+    nn.init.uniform_(norm.running_mean, -1, 1)  # type: ignore[arg-type]
+    nn.init.uniform_(norm.running_var, 0.5, 2)  # type: ignore[arg-type]
+    exact = copy.deepcopy(nn.Sequential(conv, norm, nn.ReLU())).double().eval()
+    for layer in (conv, norm):
+        layer.requires_grad_(False)
+    assert first.fits(conv, norm)
+    x = maps(5, 3, height, width)
+    found = first.FrozenFirst(conv, norm)(x)
+    close(found, exact(x.double()), 1e-6)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert not found.requires_grad
+    x[1, 2, 3, 4] = math.nan
+    spoilt = first.FrozenFirst(conv, norm)(x).isnan().any(1)
+    assert spoilt[1, 2:5, 3:6].all()
+    assert spoilt.sum() == 9
+
+
+@pytest.mark.parametrize("name", ["feather_quick", "feather_200k", "separable_100k"])
+def test_a_network_with_a_frozen_first_layer_learns_alike(name: str) -> None:
+    """Also where the norm stands behind the ReLU, so that the convolution alone is frozen."""
+    torch.manual_seed(0)
+    network = models.build(name).train()
+    without_dropout(network)
+    frozen = freeze_first_layer(network)
+    for layer in frozen:
+        layer.eval()
+    exact, plain, rewritten = copy.deepcopy(network).double(), copy.deepcopy(network), fused(network)
+    assert rewritten is not None
+    taken = [module for module in rewritten.modules() if isinstance(module, first.FrozenFirst)]  # type: ignore[attr-defined]
+    assert len(taken) == (name != "separable_100k")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    x, labels = maps(8, 3, 32, 32), torch.arange(8)
+    for run, pictures in ((rewritten, x), (exact, x.double()), (plain, x)):
+        F.cross_entropy(run(pictures), labels).backward()
+    for (key, found), true, usual in zip(
+        network.named_parameters(), exact.parameters(), plain.parameters(), strict=True
+    ):
+        assert (found.grad is None) == (true.grad is None) == (not found.requires_grad), key
+        if found.grad is not None and true.grad is not None and usual.grad is not None:
+            own, torchs = ((one.double() - true.grad).norm() for one in (found.grad, usual.grad))
+            assert own <= max(30 * torchs, 3e-3 * true.grad.norm(), 1e-6), key  # as for a network that learns whole
+    kept = {id(value) for layer in frozen for value in layer.state_dict(keep_vars=True).values()}
+    for key, value in network.state_dict(keep_vars=True).items():
+        if id(value) in kept:
+            assert torch.equal(value, before[key]), key

@@ -88,6 +88,8 @@ def test_it_learns(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop_after", [1, 5, 7])
 def test_a_run_cut_off_at_any_step_goes_on_bit_for_bit(tmp_path: Path, name, stop_after: int) -> None:
     settings = dataclasses.replace(QUICK, optimizer=OptimizerConfig(name=name, lr=0.02))
+    if stop_after == 7:
+        settings = dataclasses.replace(settings, whiten=True, freeze_first=True)
     whole = weights_after(settings, tmp_path / "whole", "separable_100k")
     cut = trainer(settings, "separable_100k")
     checkpoint = tmp_path / "checkpoint.safetensors"
@@ -114,6 +116,17 @@ def test_a_run_cut_off_at_any_step_goes_on_bit_for_bit(tmp_path: Path, name, sto
     resumed.load(checkpoint)
     resumed.train(checkpoint, lambda figures: None)
     assert equal(whole, resumed.final_network().state_dict())
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_frozen_first_layer_stays_and_the_rest_learns(tmp_path: Path, fused: bool) -> None:
+    settings = dataclasses.replace(QUICK, whiten=True, freeze_first=True, fused=fused)
+    start = {key: value.clone() for key, value in trainer(settings).network.state_dict().items()}
+    end = weights_after(settings, tmp_path)
+    frozen = {key for key in start if key.startswith(("c1.0.", "c1.1."))}
+    assert {key for key in start if key in frozen and not torch.equal(start[key], end[key])} == set()
+    learnt = {key for key in start if key.endswith("weight") and key not in frozen}
+    assert all(not torch.equal(start[key], end[key]) for key in learnt)
 
 
 TRAIN = [sys.executable, "-m", "featherweight", "train", "--recipe", "digits", "--epochs", "2", "--device", "cpu"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from featherweight import models
 from featherweight.augment import normalize
-from featherweight.training.whitening import whiten_first_layer
+from featherweight.training.whitening import freeze_first_layer, whiten_first_layer
 from featherweight.utils import UserError
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -59,3 +59,24 @@ def test_kernels_beyond_the_components_keep_their_start() -> None:
 def test_a_network_that_begins_otherwise_is_refused(network: nn.Module) -> None:
     with pytest.raises(UserError, match="does not begin"):
         whiten_first_layer(network, smooth_pictures(8), MEAN, STD)
+
+
+def test_the_norm_behind_is_told_what_it_will_be_given() -> None:
+    network, images = models.build("feather_quick"), smooth_pictures(64)
+    whiten_first_layer(network, images, MEAN, STD)
+    conv, norm = network.get_submodule("c1.0"), network.get_submodule("c1.1")
+    assert isinstance(norm, nn.BatchNorm2d)
+    with torch.no_grad():
+        given = conv(normalize(images, MEAN, STD))
+    torch.testing.assert_close(norm.running_mean, given.mean((0, 2, 3)), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(norm.running_var, given.var((0, 2, 3)), atol=1e-3, rtol=2e-2)
+
+
+def test_what_is_frozen_is_the_first_convolution_and_its_norm() -> None:
+    network = models.build("feather_quick")
+    freeze_first_layer(network)
+    frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
+    assert frozen == {"c1.0.weight", "c1.1.weight", "c1.1.bias"}
+    assert freeze_first_layer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)))[1:] == []
+    with pytest.raises(UserError, match="no convolution"):
+        freeze_first_layer(nn.Linear(3, 3))
