@@ -32,6 +32,22 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder ($XDG_CACHE_HOME) that holds the compiled operations and nothing else: to compile them takes ten
+    seconds, and a test that looks at a home without data is not about that."""
+    import shutil
+
+    from featherweight.fused.build import library
+
+    folder = tmp_path_factory.mktemp("kernels")
+    made = library()
+    if made is not None and Path(made._name).is_file():
+        (folder / "featherweight").mkdir()
+        shutil.copy(made._name, folder / "featherweight")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def cifar10_dir() -> Path:
     """The folder that holds `cifar-10-batches-py`."""
     root = Path(__file__).resolve().parent.parent

@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from featherweight import datasets, models
 from featherweight.config import AugmentConfig, MixConfig, OptimizerConfig, ScheduleConfig, TeacherConfig, TrainConfig
-from featherweight.models.layers import GlobalAveragePool, Residual, conv_norm_relu
+from featherweight.models.layers import GlobalAveragePool, conv_norm_relu
 from featherweight.training import precision
 from featherweight.training.averaging import AveragedWeights
-from featherweight.training.engine import Trainer, epoch_order, loss_function, shrunk
+from featherweight.training.engine import Trainer, epoch_order, loss_function, shrunk, signals
 from featherweight.training.precision import resolve_precision
 from featherweight.utils import UserError
 
@@ -142,17 +142,31 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signalled_run_that_is_resumed_ends_as_the_uninterrupted_one(
-    tmp_path: Path, uninterrupted: bytes, number: int
-) -> None:
+def test_either_signal_asks_once_and_is_then_what_it_was(number: int) -> None:
+    heard: list[int] = []
+    before = signal.signal(number, lambda number, frame: heard.append(number))
+    try:
+        with signals() as stop:
+            signal.raise_signal(number)
+            assert stop.is_set()
+            assert heard == []
+            signal.raise_signal(number)
+            assert heard == [number]
+        signal.raise_signal(number)
+        assert heard == [number, number]
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.slow
+def test_a_signalled_run_that_is_resumed_ends_as_the_uninterrupted_one(tmp_path: Path, uninterrupted: bytes) -> None:
     command = [*TRAIN, "--out", str(tmp_path / "cut")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     metrics = tmp_path / "cut" / "metrics.jsonl"
     while not metrics.exists() and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
     assert "--resume" in told.strip().splitlines()[-1]
@@ -309,14 +323,12 @@ def test_small_pictures_come_first_and_the_full_size_last(tmp_path: Path) -> Non
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # inductor, at its import
 def test_a_compiled_network_takes_the_same_steps(tmp_path: Path) -> None:
     """Two steps, to float accuracy, the averaged weights included, and the keys are the plain network's. A network of
-    two layers: what is compiled for a larger one takes the compiler most of a minute."""
+    one layer: what is compiled for a larger one takes the compiler most of a minute."""
     short = dataclasses.replace(QUICK, epochs=1, batch_size=80)
     ends = []
     for compiled in (False, True):
         torch.manual_seed(0)
-        network = nn.Sequential(
-            conv_norm_relu(3, 8), Residual(conv_norm_relu(8, 8)), GlobalAveragePool(), nn.Linear(8, 3)
-        )
+        network = nn.Sequential(conv_norm_relu(3, 8), GlobalAveragePool(), nn.Linear(8, 3))
         settings = dataclasses.replace(short, compile=compiled)
         statistics = datasets.Statistics(mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2))
         run = Trainer(network, settings, pictures(), None, statistics, torch.device("cpu"))

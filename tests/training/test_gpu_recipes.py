@@ -12,12 +12,12 @@ from featherweight.training import run
 from featherweight.training.run_folder import RunFolder
 
 FOR_A_GPU = ["teacher", "feather_100k", "feather_200k", "c1c2c3c4_dilated", "dilated_160k_ours", "feather_quick_gpu"]
-PICTURES = 64
+PICTURES = 32
 
 
 def two_epochs(recipe: str, folder: Path) -> list[dict]:
     """Everything is the recipe's own but the data, the length and the batch."""
-    changes = {"epochs": "2", "batch_size": "32", "data.name": "digits", "device": "cpu", "mix.ramp": "0"}
+    changes = {"epochs": "2", "batch_size": "16", "data.name": "digits", "device": "cpu", "mix.ramp": "0"}
     settings = config.resolve(recipe, changes)
     assert settings.augment.engine == "batched"  # what can run on the device
     run.train(settings, RunFolder(folder))

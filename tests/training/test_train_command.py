@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,17 +17,18 @@ DEAD_END = "http://127.0.0.1:9"  # nothing listens there: as good as no network,
 
 def run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != "FEATHERWEIGHT_DATA"}
-    environment |= {"HOME": str(cwd), "XDG_CACHE_HOME": str(cwd / "cache"), "PYTHONWARNINGS": "error"}
+    environment |= {"HOME": str(cwd), "XDG_CACHE_HOME": str(cwd.parent / "cache"), "PYTHONWARNINGS": "error"}
     environment |= {"http_proxy": DEAD_END, "https_proxy": DEAD_END, "no_proxy": ""}
     command = [sys.executable, "-m", "featherweight", "train", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path) -> Path:
-    """A working folder with no data beside it."""
+def nowhere(tmp_path: Path, kernels: Path) -> Path:
+    """A working folder with no data beside it, nor in the cache."""
     folder = tmp_path / "home" / "work"
     folder.mkdir(parents=True)
+    shutil.copytree(kernels, folder.parent / "cache")
     return folder
 
 
