@@ -252,24 +252,30 @@ def turn_size(wanted: float, batch_size: int, available: int) -> tuple[int, int]
 def summarise(network: dict[str, Any], product: dict[str, Any]) -> dict[str, Any]:
     """The network's raw figures with what follows from them: medians, ratios turn by turn, FLOP/s, shares of `product`.
 
-    `augmentation_cost` of a form, where the form "none" was run as well, is the share of its time that goes when it
-    does without augmentation (whoever does it).
+    `augmentation_cost` of a form, where the form "none" was run as well, is the share of a turn's time that goes when
+    it does without augmentation (whoever does it).
     """
     plain = network["loops"][0]["turns"]
+    bare = next((loop["turns"] for loop in network["loops"] if loop["name"] == "none"), None)
     rates = {loop["name"]: statistics.median(loop["turns"]) for loop in network["loops"]}
     loops = []
     for loop in network["loops"]:
         rate = rates[loop["name"]]
         flops = loop["operations"] * rate
         ratios = [ours / theirs for ours, theirs in zip(loop["turns"], plain, strict=True)]
+        costs = bare and [1 - ours / theirs for ours, theirs in zip(loop["turns"], bare, strict=True)]
         loops.append(
             {
                 **loop,
                 "images_per_second": rate,
-                "ratio": {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)},
+                "ratio": _spread(ratios),
                 "flops_per_second": flops,
                 "of_matrix_product": {kind: flops / product[kind] for kind in PRECISIONS},
-                "augmentation_cost": 1 - rate / rates["none"] if "none" in rates and loop["name"] != PLAIN else None,
+                "augmentation_cost": _spread(costs) if costs and loop["name"] != PLAIN else None,
             }
         )
     return {**network, "loops": loops}
+
+
+def _spread(figures: Sequence[float]) -> dict[str, float]:
+    return {"min": min(figures), "median": statistics.median(figures), "max": max(figures)}

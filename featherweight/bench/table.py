@@ -221,13 +221,16 @@ def _speed_remarks(bench: dict[str, Any]) -> list[str]:
     if any(loop["fused"] for network in bench["networks"] for loop in network["loops"]):
         found.append("Ours ran on this project's own fused operations where they fit, else on torch's.")
     costs = [
-        f"{network['model']}, {loop['name']}: {_percent(loop['augmentation_cost'])}"
+        f"{network['model']}, {loop['name']}: {_cost(loop['augmentation_cost'])}"
         for network in bench["networks"]
         for loop in network["loops"]
         if loop["augmentation_cost"] is not None and loop["name"] != "none"
     ]
     if costs:
-        found.append(f"What augmentation costs of the time, against going without: {'; '.join(costs)}.")
+        found.append(
+            f"What augmentation costs of the time, against going without, median (least – most) over the "
+            f"turns: {'; '.join(costs)}."
+        )
     return found
 
 
@@ -355,6 +358,10 @@ def _predict_panels(bench: dict[str, Any]) -> list[Panel]:
 
 def _ratio(ratio: dict[str, float], digits: int = 2) -> str:
     return f"{ratio['median']:.2f} ({ratio['min']:.{digits}f}–{ratio['max']:.{digits}f})"
+
+
+def _cost(share: dict[str, float]) -> str:
+    return f"{100 * share['median']:.1f} % ({100 * share['min']:.1f} – {100 * share['max']:.1f})"
 
 
 def _difference(loop: dict[str, Any]) -> str:

@@ -33,8 +33,9 @@ def test_operations_are_six_for_each_multiply_add() -> None:
 
 def test_the_cost_of_augmentation_is_what_going_without_saves() -> None:
     plain, ours, none = outputs.speed_output()["networks"][0]["loops"]
-    assert ours["augmentation_cost"] == pytest.approx(0.2)  # 1/400 s against 1/500 s
-    assert none["augmentation_cost"] == 0
+    # 400, 600 and 360 pictures a second against 500, turn by turn
+    assert ours["augmentation_cost"] == pytest.approx({"min": -0.2, "median": 0.2, "max": 0.28})
+    assert none["augmentation_cost"] == {"min": 0, "median": 0, "max": 0}
     assert plain["augmentation_cost"] is None
     without = copy.deepcopy(outputs.RAW_NETWORK)
     without["loops"] = without["loops"][:2]

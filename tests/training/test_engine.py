@@ -130,7 +130,8 @@ def test_a_frozen_first_layer_stays_and_the_rest_learns(tmp_path: Path, fused: b
 
 
 TRAIN = [sys.executable, "-m", "featherweight", "train", "--recipe", "digits", "--epochs", "2", "--device", "cpu"]
-TRAIN += ["--threads", "2"]  # their sums are added in order
+# Two threads wait for each other beside other tests; that their sums keep their order, the replay of records shows.
+TRAIN += ["--threads", "1"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
