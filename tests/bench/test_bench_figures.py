@@ -111,7 +111,7 @@ def test_the_markdown_of_training_speed() -> None:
     assert lines[3] == ("|  | ours, batched, bf16 | 400 | **4.50 (4.00–5.00)** | 0.90 GB | 120 | 50 % | 25 % |")
     remarks = lines[-1]
     assert "240 GFLOP/s in fp32, 480 in bf16" in remarks
-    assert "separable_100k, batched: 20 %" in remarks
+    assert "separable_100k, batched: 20.0 % (-20.0 – 28.0)" in remarks
     assert "this project's own fused operations" in remarks
     assert "`featherweight bench --model separable_100k` on cpu Abacus 2, 2 cores, 2 threads" in remarks
     assert "other processes took 2.1 % of the processors' time, the host's other guests 0.4 %" in remarks
