@@ -105,9 +105,7 @@ class TrainConfig:
     channels_last: bool = True
     compile: bool = False  # torch.compile the network: pays on long runs only
     capture: bool = False  # on CUDA, with Muon: record the whole step as a graph and replay it
-    fused: bool = (
-        True  # on a CPU in fp32, with a C compiler at hand: this project's own operations (featherweight/fused)
-    )
+    fused: bool = True  # on a CPU, with a C compiler at hand: this project's own operations (featherweight/fused)
     threads: int = 0  # 0: leave torch's own choice
     label_smoothing: float = 0.0
     dropout: bool = True  # false: the network's dropout layers let everything through in training as well

@@ -16,14 +16,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featherweight.utils import cache_folder
 
 if TYPE_CHECKING:
     import torch
 
-SOURCES, HEADERS = ("norm.c", "winograd.c", "depthwise.c", "first.c"), ("space.h",)
+SOURCES = ("norm.c", "norm_bf16.c", "depthwise.c", "depthwise_bf16.c", "first.c", "first_bf16.c")
+SOURCES += ("winograd.c", "tiles.c")
+HEADERS = ("space.h", "element.h")
 # -march=native: vectors as wide as this processor has. No -ffast-math: not-a-number must stay so.
 FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 FLAGS += ["-fopenmp", "-shared", "-fPIC", "-w"]
@@ -59,6 +61,15 @@ def functions() -> ctypes.CDLL:
     found = library()
     assert found is not None, "fused operations are put in only where the library is there"
     return found
+
+
+def function(name: str, kind: torch.dtype) -> Any:
+    """The compiled function of that name for maps of float32 or bfloat16. Raises TypeError for any other kind."""
+    import torch
+
+    if kind not in (torch.float32, torch.bfloat16):
+        raise TypeError(f"fused operations take float32 or bfloat16, not {kind}")
+    return getattr(functions(), name if kind == torch.float32 else f"{name}_bf16")
 
 
 def at(tensor: torch.Tensor | None) -> ctypes.c_void_p:

@@ -13,19 +13,14 @@
 #else
 static int omp_get_max_threads(void) { return 1; }
 #endif
+#include "element.h"
 #include "space.h"
 
-#define LANES 16
 #define MOST 5   /* largest kernel */
-typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
-#define INLINE static inline __attribute__((always_inline))
 
 typedef struct {
     int64_t pictures, height, width, channels, out_height, out_width, kernel, stride, padding, dilation, multiplier;
 } shape;
-
-INLINE vec load(const float *p) { return *(const vec *)p; }
-INLINE void store(float *p, vec v) { *(vec *)p = v; }
 
 /* The lanes named, of a and then b side by side. gcc knows clang's name for it from version 12 on. */
 #if defined(__clang__) || __GNUC__ >= 12
@@ -36,17 +31,15 @@ typedef int32_t lanes __attribute__((vector_size(64)));
 #endif
 
 /* Two kernels' values of 16 channels ↔ 32 neighbouring channels of the output. */
-INLINE void store_pair(float *p, vec a, vec b) {
-    store(p, LANES_OF(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
-    store(p + LANES, LANES_OF(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+INLINE void store_pair(element *p, vec a, vec b) {
+    store_map(p, LANES_OF(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+    store_map(p + LANES, LANES_OF(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
 }
-INLINE void load_pair(const float *p, vec *a, vec *b) {
-    const vec x = load(p), y = load(p + LANES);
+INLINE void load_pair(const element *p, vec *a, vec *b) {
+    const vec x = load_map(p), y = load_map(p + LANES);
     *a = LANES_OF(x, y, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     *b = LANES_OF(x, y, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
-
-INLINE int64_t piece(int64_t all, int pieces, int k) { return all * k / pieces; }
 
 /* The output's columns whose taps all lie inside a row: from..to. */
 INLINE void interior(const shape *s, int64_t *from, int64_t *to) {
@@ -59,21 +52,21 @@ INLINE void interior(const shape *s, int64_t *from, int64_t *to) {
 }
 
 /* One pixel of the output from its K rows; `ix` is its first tap's column, `inside` that none lies beyond the row. */
-INLINE void pixel(const float *const *rows, const float *w, const shape *s, int64_t ix, const int K, const int m,
-                  const int inside, float *y) {
+INLINE void pixel(const element *const *rows, const float *w, const shape *s, int64_t ix, const int K, const int m,
+                  const int inside, element *y) {
     const int64_t C = s->channels;
     vec sum[2] = {{0}, {0}};
     for (int kx = 0; kx < K; kx++) {
         const int64_t at = ix + kx * s->dilation;
         if (!inside && (at < 0 || at >= s->width)) continue;
         for (int ky = 0; ky < K; ky++)
-            for (int j = 0; j < m; j++) sum[j] += load(rows[ky] + at * C) * load(w + ((ky * K + kx) * m + j) * C);
+            for (int j = 0; j < m; j++) sum[j] += load_map(rows[ky] + at * C) * load(w + ((ky * K + kx) * m + j) * C);
     }
-    if (m == 1) store(y, sum[0]);
+    if (m == 1) store_map(y, sum[0]);
     else store_pair(y, sum[0], sum[1]);
 }
 
-INLINE void forward_row(const float *const *rows, const float *w, const shape *s, const int K, const int m, float *y) {
+INLINE void forward_row(const element *const *rows, const float *w, const shape *s, const int K, const int m, element *y) {
     int64_t from, to;
     const int64_t step = s->channels * m;
     interior(s, &from, &to);
@@ -83,15 +76,15 @@ INLINE void forward_row(const float *const *rows, const float *w, const shape *s
 }
 
 /* The K rows of picture `x` that the output's row `oy` reads; one of zeros for those above and below the picture. */
-INLINE void rows_of(const float *x, const shape *s, int64_t oy, const float *zeros, const float **rows) {
+INLINE void rows_of(const element *x, const shape *s, int64_t oy, const element *zeros, const element **rows) {
     for (int ky = 0; ky < s->kernel; ky++) {
         const int64_t iy = oy * s->stride - s->padding + ky * s->dilation;
         rows[ky] = iy < 0 || iy >= s->height ? zeros : x + iy * s->width * s->channels;
     }
 }
 
-INLINE void forward_picture(const float *x, const float *w, const shape *s, const float *zeros, const int K, const int m, float *y) {
-    const float *rows[MOST], *own[MOST];
+INLINE void forward_picture(const element *x, const float *w, const shape *s, const element *zeros, const int K, const int m, element *y) {
+    const element *rows[MOST], *own[MOST];
     for (int64_t oy = 0; oy < s->out_height; oy++) {
         rows_of(x, s, oy, zeros, rows);
         for (int64_t c = 0; c < s->channels; c += LANES) {
@@ -103,10 +96,10 @@ INLINE void forward_picture(const float *x, const float *w, const shape *s, cons
 
 /* dx += what one pixel of the output hands down to its taps. */
 INLINE void scatter(float *const *rows, const float *w, const shape *s, int64_t ix, const int K, const int m,
-                    const int inside, const float *g) {
+                    const int inside, const element *g) {
     const int64_t C = s->channels;
     vec a, b = {0};
-    if (m == 1) a = load(g);
+    if (m == 1) a = load_map(g);
     else load_pair(g, &a, &b);
     for (int ky = 0; ky < K; ky++) {
         if (!rows[ky]) continue;
@@ -121,7 +114,7 @@ INLINE void scatter(float *const *rows, const float *w, const shape *s, int64_t 
     }
 }
 
-INLINE void input_picture(float *dx, const float *w, const shape *s, const int K, const int m, const float *g) {
+INLINE void input_picture(float *dx /* of one picture, in float */, const float *w, const shape *s, const int K, const int m, const element *g) {
     int64_t from, to;
     interior(s, &from, &to);
     memset(dx, 0, s->height * s->width * s->channels * sizeof(float));
@@ -133,7 +126,7 @@ INLINE void input_picture(float *dx, const float *w, const shape *s, const int K
                 rows[ky] = iy < 0 || iy >= s->height ? NULL : dx + iy * s->width * s->channels + c;
             }
             for (int64_t ox = 0; ox < s->out_width; ox++) {
-                const float *at = g + (oy * s->out_width + ox) * s->channels * m + c * m;
+                const element *at = g + (oy * s->out_width + ox) * s->channels * m + c * m;
                 if (ox >= from && ox < to) scatter(rows, w + c, s, ox * s->stride - s->padding, K, m, 1, at);
                 else scatter(rows, w + c, s, ox * s->stride - s->padding, K, m, 0, at);
             }
@@ -142,27 +135,27 @@ INLINE void input_picture(float *dx, const float *w, const shape *s, const int K
 
 /* sums[tap, j] of 16 channels += one picture's products of input and gradient; one row of taps at a time for 5x5 kernels,
    whose sums would not fit into the registers together. */
-INLINE void kernel_picture(const float *x, const shape *s, int64_t c, const int K, const int m, const int first, const int count,
-                           const float *zeros, const float *g, vec *sums) {
+INLINE void kernel_picture(const element *x, const shape *s, int64_t c, const int K, const int m, const int first, const int count,
+                           const element *zeros, const element *g, vec *sums) {
     int64_t from, to;
     vec own[MOST * MOST * 2];
-    const float *rows[MOST];
+    const element *rows[MOST];
     interior(s, &from, &to);
     for (int i = 0; i < count * K * m; i++) own[i] = (vec){0};
     for (int64_t oy = 0; oy < s->out_height; oy++) {
         rows_of(x, s, oy, zeros, rows);
         for (int64_t ox = 0; ox < s->out_width; ox++) {
-            const float *at = g + (oy * s->out_width + ox) * s->channels * m + c * m;
+            const element *at = g + (oy * s->out_width + ox) * s->channels * m + c * m;
             const int64_t ix = ox * s->stride - s->padding;
             vec slope[2] = {{0}, {0}};
-            if (m == 1) slope[0] = load(at);
+            if (m == 1) slope[0] = load_map(at);
             else load_pair(at, slope, slope + 1);
             const int inside = ox >= from && ox < to;
             for (int kx = 0; kx < K; kx++) {
                 const int64_t column = ix + kx * s->dilation;
                 if (!inside && (column < 0 || column >= s->width)) continue;
                 for (int ky = 0; ky < count; ky++) {
-                    const vec v = load(rows[first + ky] + column * s->channels + c);
+                    const vec v = load_map(rows[first + ky] + column * s->channels + c);
                     for (int j = 0; j < m; j++) own[(ky * K + kx) * m + j] += v * slope[j];
                 }
             }
@@ -179,19 +172,19 @@ INLINE void kernel_picture(const float *x, const shape *s, int64_t c, const int 
     else { enum { K = 5, m = 2 }; CALL; }
 
 /* A row of zeros, the thread's own. */
-static const float *zero_row(const shape *s) {
-    float *zeros = space(s->width * s->channels);
-    if (zeros) memset(zeros, 0, s->width * s->channels * sizeof(float));
+static const element *zero_row(const shape *s) {
+    element *zeros = (element *)space(s->width * s->channels);
+    if (zeros) memset(zeros, 0, s->width * s->channels * sizeof(element));
     return zeros;
 }
 
-int depthwise_forward(const float *x, const float *w, const shape *s, float *y) {
+int FOR(depthwise_forward)(const element *x, const float *w, const shape *s, element *y) {
     const int pieces = omp_get_max_threads();
     const int64_t in = s->height * s->width * s->channels, out = s->out_height * s->out_width * s->channels * s->multiplier;
     int failed = 0;
 #pragma omp parallel for schedule(static, 1) reduction(| : failed)
     for (int k = 0; k < pieces; k++) {
-        const float *zeros = zero_row(s);
+        const element *zeros = zero_row(s);
         failed |= !zeros;
         if (zeros)
             for (int64_t n = piece(s->pictures, pieces, k); n < piece(s->pictures, pieces, k + 1); n++)
@@ -200,16 +193,23 @@ int depthwise_forward(const float *x, const float *w, const shape *s, float *y) 
     return failed;
 }
 
-void depthwise_input_gradient(const float *g, const float *w, const shape *s, float *dx) {
+int FOR(depthwise_input_gradient)(const element *g, const float *w, const shape *s, element *dx) {
     const int pieces = omp_get_max_threads();
     const int64_t in = s->height * s->width * s->channels, out = s->out_height * s->out_width * s->channels * s->multiplier;
-#pragma omp parallel for schedule(static, 1)
-    for (int k = 0; k < pieces; k++)
-        for (int64_t n = piece(s->pictures, pieces, k); n < piece(s->pictures, pieces, k + 1); n++)
-            CHOOSE(s, input_picture(dx + n * in, w, s, K, m, g + n * out))
+    int failed = 0;
+#pragma omp parallel for schedule(static, 1) reduction(| : failed)
+    for (int k = 0; k < pieces; k++) {
+        float *sums = space(in);   /* in float until a picture is done: every pixel is added to up to K * K times */
+        if (!sums) { failed = 1; continue; }
+        for (int64_t n = piece(s->pictures, pieces, k); n < piece(s->pictures, pieces, k + 1); n++) {
+            CHOOSE(s, input_picture(sums, w, s, K, m, g + n * out))
+            for (int64_t i = 0; i < in; i += LANES) store_map(dx + n * in + i, load(sums + i));
+        }
+    }
+    return failed;
 }
 
-static void add_kernel(const float *x, const float *g, const shape *s, const float *zeros, double *total) {
+static void add_kernel(const element *x, const element *g, const shape *s, const element *zeros, double *total) {
     const int64_t taps = s->kernel * s->kernel * s->multiplier;
     vec sums[MOST * MOST * 2];
     float parts[LANES];
@@ -223,7 +223,7 @@ static void add_kernel(const float *x, const float *g, const shape *s, const flo
     }
 }
 
-int depthwise_kernel_gradient(const float *x, const float *g, const shape *s, float *dw) {
+int FOR(depthwise_kernel_gradient)(const element *x, const element *g, const shape *s, float *dw) {
     const int pieces = omp_get_max_threads();
     const int64_t size = s->kernel * s->kernel * s->multiplier * s->channels;
     const int64_t in = s->height * s->width * s->channels, out = s->out_height * s->out_width * s->channels * s->multiplier;
@@ -232,7 +232,7 @@ int depthwise_kernel_gradient(const float *x, const float *g, const shape *s, fl
     if (failed) return 1;
 #pragma omp parallel for schedule(static, 1) reduction(| : failed)
     for (int k = 0; k < pieces; k++) {
-        const float *zeros = zero_row(s);
+        const element *zeros = zero_row(s);
         failed |= !zeros;
         if (zeros)
             for (int64_t n = piece(s->pictures, pieces, k); n < piece(s->pictures, pieces, k + 1); n++)

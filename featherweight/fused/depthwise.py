@@ -1,9 +1,10 @@
 """Depthwise convolutions as one step of automatic differentiation, where torch's library is slow at them.
 
-That is: with two kernels a channel, dilated, or 5x5 (docs/LOG.md). The plain 3x3 is bound by memory in either.
+That is: in bfloat16 (where its backward pass of a strided layer takes a hundred times as long); in float32 with two
+kernels a channel, dilated, or 5x5 (docs/LOG.md). There the plain 3x3 is bound by memory in either.
 
-Letters: N pictures, C channels, m kernels for each (the channel multiplier), H rows, W columns. Maps are float32 in
-channels-last memory, C a multiple of 16. The arithmetic is in depthwise.c.
+Letters: N pictures, C channels, m kernels for each (the channel multiplier), H rows, W columns. Maps are float32 or
+bfloat16 in channels-last memory, C a multiple of 16. The arithmetic is in depthwise.c.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from featherweight.fused.build import at, done, functions
+from featherweight.fused.build import at, done, function
 
 LANES = 16  # floats in a vector of depthwise.c
 _NAMES = ("pictures", "height", "width", "channels", "out_height", "out_width")
@@ -25,12 +26,12 @@ class _Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in _NAMES]
 
 
-def fits(layer: nn.Conv2d) -> bool:
-    """Whether `layer` is what depthwise.c does faster: not the plain 3x3; alike in both directions, without bias."""
+def fits(layer: nn.Conv2d, kind: torch.dtype = torch.float32) -> bool:
+    """Whether `layer` is what depthwise.c does faster for maps of that kind; alike in both directions, without bias."""
     padding = layer.padding
     multiplied = layer.out_channels == 2 * layer.in_channels
     return (
-        (multiplied or layer.dilation[0] > 1 or layer.kernel_size[0] == 5)
+        (kind == torch.bfloat16 or multiplied or layer.dilation[0] > 1 or layer.kernel_size[0] == 5)
         and layer.groups == layer.in_channels
         and layer.in_channels % LANES == 0
         and (multiplied or layer.out_channels == layer.in_channels)
@@ -51,8 +52,8 @@ class DepthwiseConv(nn.Module):
         self.conv = conv
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.dtype != torch.float32 or x.device.type != "cpu":
-            raise TypeError(f"fused operations take float32 on the CPU, not {x.dtype} on {x.device}")
+        if x.device.type != "cpu":
+            raise TypeError(f"fused operations take maps on the CPU, not on {x.device}")
         conv = self.conv
         return _Conv.apply(x, conv.weight, conv.stride[0], conv.padding[0], conv.dilation[0])  # type: ignore[no-any-return]
 
@@ -71,7 +72,7 @@ class _Conv(torch.autograd.Function):
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         shape = ctx.shape
-        g = g.contiguous(memory_format=torch.channels_last)
+        g = g.to(x.dtype).contiguous(memory_format=torch.channels_last)
         taps = _taps(weight, x.shape[1])
         dx = dw = None
         if ctx.needs_input_grad[0] and shape.stride == shape.multiplier == 1:
@@ -81,10 +82,10 @@ class _Conv(torch.autograd.Function):
             dx = _convolve(g, turned, _shape(g, weight, 1, padding, shape.dilation))
         elif ctx.needs_input_grad[0]:
             dx = torch.empty_like(x)
-            functions().depthwise_input_gradient(at(g), at(taps), ctypes.byref(shape), at(dx))
+            done(function("depthwise_input_gradient", x.dtype)(at(g), at(taps), ctypes.byref(shape), at(dx)))
         if ctx.needs_input_grad[1]:
             slopes = torch.empty_like(taps)
-            done(functions().depthwise_kernel_gradient(at(x), at(g), ctypes.byref(shape), at(slopes)))
+            done(function("depthwise_kernel_gradient", x.dtype)(at(x), at(g), ctypes.byref(shape), at(slopes)))
             dw = slopes.permute(3, 2, 0, 1).reshape(weight.shape)
         return dx, dw, None, None, None
 
@@ -101,9 +102,10 @@ def _convolve(x: torch.Tensor, taps: torch.Tensor, shape: _Shape) -> torch.Tenso
         shape.channels * shape.multiplier,
         shape.out_height,
         shape.out_width,
+        dtype=x.dtype,
         memory_format=torch.channels_last,
     )
-    done(functions().depthwise_forward(at(x), at(taps), ctypes.byref(shape), at(y)))
+    done(function("depthwise_forward", x.dtype)(at(x), at(taps), ctypes.byref(shape), at(y)))
     return y
 
 

@@ -12,15 +12,12 @@
 #else
 static int omp_get_max_threads(void) { return 1; }
 #endif
+#include "element.h"
 #include "space.h"
 
-#define LANES 16
 #define INPUTS 3
 #define RUN (3 * INPUTS)   /* taps side by side */
 #define PIXELS 8           /* worked on at a time: with two vectors of channels their sums stay in registers */
-typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t mask __attribute__((vector_size(64)));
-#define INLINE static inline __attribute__((always_inline))
 
 typedef struct {
     int64_t pictures, height, width, channels;
@@ -28,14 +25,11 @@ typedef struct {
                        one, and the port that spreads them over vectors is one of the two that multiply */
 } shape;
 
-INLINE vec load(const float *p) { return *(const vec *)p; }
-INLINE void store(float *p, vec v) { *(vec *)p = v; }
 INLINE vec relu(vec v) { return (vec)((mask)v & ~(mask)(v < 0)); }   /* not-a-number stays, so that it is noticed */
-INLINE int64_t piece(int64_t all, int pieces, int k) { return all * k / pieces; }
 
 /* A row of the map, n vectors of channels from c on; `lines` are the frame's three rows, `line` floats each. */
 INLINE void row_block(const float *lines, int64_t line, const float *w, const float *bias, const shape *s, int64_t c,
-                      const int n, float *y) {
+                      const int n, element *y) {
     const int64_t C = s->channels;
     for (int64_t x = 0; x < s->width; x += PIXELS) {
         vec sum[PIXELS][2];
@@ -48,11 +42,11 @@ INLINE void row_block(const float *lines, int64_t line, const float *w, const fl
                     for (int i = 0; i < PIXELS; i++) sum[i][j] += lines[ky * line + (x + i) * s->step + t] * tap;
                 }
         for (int i = 0; i < PIXELS && x + i < s->width; i++)
-            for (int j = 0; j < n; j++) store(y + (x + i) * C + c + j * LANES, relu(sum[i][j]));
+            for (int j = 0; j < n; j++) store_map(y + (x + i) * C + c + j * LANES, relu(sum[i][j]));
     }
 }
 
-int first_forward(const float *x, const float *w, const float *bias, const shape *s, float *y) {
+int FOR(first_forward)(const float *x, const float *w, const float *bias, const shape *s, element *y) {
     const int64_t C = s->channels, row = s->width * INPUTS, size = s->height * s->width;
     const int64_t line = ((s->width + PIXELS - 1) / PIXELS * PIXELS + 2) * INPUTS;
     const int pieces = omp_get_max_threads();
@@ -66,7 +60,7 @@ int first_forward(const float *x, const float *w, const float *bias, const shape
             for (int64_t r = 0; r < s->height; r++)
                 memcpy(frame + (r + 1) * line + INPUTS, x + i * size * INPUTS + r * row, row * sizeof(float));
             for (int64_t r = 0; r < s->height; r++) {
-                float *to = y + (i * size + r * s->width) * C;
+                element *to = y + (i * size + r * s->width) * C;
                 int64_t c = 0;
                 for (; c + 2 * LANES <= C; c += 2 * LANES) row_block(frame + r * line, line, w, bias, s, c, 2, to);
                 if (c < C) row_block(frame + r * line, line, w, bias, s, c, 1, to);

@@ -1,8 +1,8 @@
 """A frozen first layer, ReLU(norm(3x3 convolution of pictures)), in one pass: nothing of it learns, nothing is kept.
 
-Shapes: pictures are float32 [N, 3, H, W], the layer's map [N, C, H, W], in channels-last memory, C a multiple of 16.
-The norm keeps to its running statistics, so that it is one product and one sum a channel, and goes into the kernel. The
-arithmetic is in first.c.
+Shapes: pictures are float32 [N, 3, H, W], the layer's map float32 or bfloat16 [N, C, H, W], in channels-last memory, C
+a multiple of 16. The norm keeps to its running statistics, so that it is one product and one sum a channel, and goes
+into the kernel. The arithmetic is in first.c.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import ctypes
 import torch
 from torch import nn
 
-from featherweight.fused.build import at, done, functions
+from featherweight.fused.build import at, done, function
 
 LANES = 16  # floats in a vector of first.c
 INPUTS = 3
@@ -46,9 +46,9 @@ def fits(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
 class FrozenFirst(nn.Module):
     """relu(norm(conv(x))), the norm by its running statistics; the layers keep their parameters. No gradient."""
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, kind: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.conv, self.norm = conv, norm
+        self.conv, self.norm, self.kind = conv, norm, kind
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -62,7 +62,7 @@ class FrozenFirst(nn.Module):
         taps = (self.conv.weight * scale[:, None, None, None]).permute(2, 3, 1, 0).contiguous()
         x = x.contiguous(memory_format=torch.channels_last)
         n, _, h, w = x.shape
-        y = torch.empty(n, len(bias), h, w, memory_format=torch.channels_last)
+        y = torch.empty(n, len(bias), h, w, dtype=self.kind, memory_format=torch.channels_last)
         shape = _Shape(n, h, w, len(bias), INPUTS)
-        done(functions().first_forward(at(x), at(taps), at(bias), ctypes.byref(shape), at(y)))
+        done(function("first_forward", self.kind)(at(x), at(taps), at(bias), ctypes.byref(shape), at(y)))
         return y

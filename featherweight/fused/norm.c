@@ -1,6 +1,6 @@
 /* Batch norm with what stands around it, in as few passes over memory as there can be.
 
-   A map is [M, C] floats: M pixels of all pictures, C channels side by side (channels-last memory). C is a multiple of
+   A map is [M, C] numbers (element.h): M pixels of all pictures, C channels side by side (channels-last memory). C is a multiple of
    16, one vector. Forward: one pass for the statistics, one for
 
        y = keep(relu_after(scale * relu_first(x) + shift)) + residual
@@ -22,13 +22,10 @@ static int omp_get_max_threads(void) { return 1; }
 static int omp_get_thread_num(void) { return 0; }
 #endif
 
-#define LANES 16
+#include "element.h"
+
 #define RUN 64      /* pixels summed in float before they go into the double sum */
 #define MOST 4      /* vectors of channels worked on at a time: their sums stay in registers */
-typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t bits __attribute__((vector_size(64)));
-typedef int32_t mask __attribute__((vector_size(64)));
-#define INLINE static inline __attribute__((always_inline))
 
 typedef struct {
     int64_t pixels, channels;
@@ -38,8 +35,6 @@ typedef struct {
     float keep_scale;      /* 1 / (1 - p) */
 } layer;
 
-INLINE vec load(const float *p) { return *(const vec *)p; }
-INLINE void store(float *p, vec v) { *(vec *)p = v; }
 INLINE vec where(mask m, vec v) { return (vec)((mask)v & m); }
 INLINE vec relu(vec v) { return where(~(mask)(v < 0), v); }   /* not-a-number stays, so that it is noticed */
 
@@ -57,9 +52,9 @@ INLINE bits random_bits(uint32_t first, const uint32_t *key) {
     return h;
 }
 
-INLINE vec dropped(vec v, const layer *l, int64_t element) {
+INLINE vec dropped(vec v, const layer *l, int64_t at) {
     if (!l->drop_below) return v;
-    return where((mask)(random_bits((uint32_t)element, l->key) >= l->drop_below), v * l->keep_scale);
+    return where((mask)(random_bits((uint32_t)at, l->key) >= l->drop_below), v * l->keep_scale);
 }
 
 static __attribute__((noinline)) void add(double *sums, vec v) {
@@ -68,21 +63,19 @@ static __attribute__((noinline)) void add(double *sums, vec v) {
     for (int k = 0; k < LANES; k++) sums[k] += parts[k];
 }
 
-INLINE int64_t piece(int64_t pixels, int pieces, int k) { return pixels * k / pieces; }
-
 /* sums[0..C): of (x - x[0]); sums[C..2C): of its square; over the pixels from..to */
-INLINE void sum_block(const float *x, const float *pivot, const layer *l, int64_t from, int64_t to, int64_t c, const int n,
+INLINE void sum_block(const element *x, const element *pivot, const layer *l, int64_t from, int64_t to, int64_t c, const int n,
                       double *sums) {
     const int64_t C = l->channels;
-    vec zero = load(pivot + c) * 0, p[MOST];
-    for (int j = 0; j < n; j++) p[j] = load(pivot + c + j * LANES), p[j] = l->relu_first ? relu(p[j]) : p[j];
+    vec zero = load_map(pivot + c) * 0, p[MOST];
+    for (int j = 0; j < n; j++) p[j] = load_map(pivot + c + j * LANES), p[j] = l->relu_first ? relu(p[j]) : p[j];
     for (int64_t r = from; r < to; r += RUN) {
         vec s[MOST], q[MOST];
         for (int j = 0; j < n; j++) s[j] = q[j] = zero - zero;
         const int64_t end = r + RUN < to ? r + RUN : to;
         for (int64_t i = r; i < end; i++)
             for (int j = 0; j < n; j++) {
-                vec v = load(x + i * C + c + j * LANES);
+                vec v = load_map(x + i * C + c + j * LANES);
                 v = (l->relu_first ? relu(v) : v) - p[j];
                 s[j] += v;
                 q[j] += v * v;
@@ -91,31 +84,31 @@ INLINE void sum_block(const float *x, const float *pivot, const layer *l, int64_
     }
 }
 
-INLINE void forward_block(const float *x, const float *scale, const float *shift, const float *residual, const layer *l,
-                          int64_t from, int64_t to, int64_t c, const int n, float *y) {
+INLINE void forward_block(const element *x, const float *scale, const float *shift, const element *residual, const layer *l,
+                          int64_t from, int64_t to, int64_t c, const int n, element *y) {
     const int64_t C = l->channels;
     vec a[MOST], b[MOST];
     for (int j = 0; j < n; j++) a[j] = load(scale + c + j * LANES), b[j] = load(shift + c + j * LANES);
     for (int64_t i = from; i < to; i++)
         for (int j = 0; j < n; j++) {
             const int64_t at = i * C + c + j * LANES;
-            vec v = load(x + at);
+            vec v = load_map(x + at);
             v = (l->relu_first ? relu(v) : v) * a[j] + b[j];
             v = dropped(l->relu_after ? relu(v) : v, l, at);
-            if (residual) v += load(residual + at);
-            store(y + at, v);
+            if (residual) v += load_map(residual + at);
+            store_map(y + at, v);
         }
 }
 
 /* The gradient as it reaches the norm's output, and the norm's input, at one place. */
-INLINE vec behind(const float *x, const float *g, vec a, vec b, const layer *l, int64_t at, vec *input) {
-    vec v = load(x + at), d = dropped(load(g + at), l, at);
+INLINE vec behind(const element *x, const element *g, vec a, vec b, const layer *l, int64_t at, vec *input) {
+    vec v = load_map(x + at), d = dropped(load_map(g + at), l, at);
     *input = l->relu_first ? relu(v) : v;
     return l->relu_after ? where(*input * a + b > 0, d) : d;
 }
 
 /* sums[0..C): of the gradient; sums[C..2C): of gradient times (input - mean) */
-INLINE void gradient_sums_block(const float *x, const float *g, const float *scale, const float *shift, const float *mean,
+INLINE void gradient_sums_block(const element *x, const element *g, const float *scale, const float *shift, const float *mean,
                                 const layer *l, int64_t from, int64_t to, int64_t c, const int n, double *sums) {
     const int64_t C = l->channels;
     vec a[MOST], b[MOST], m[MOST];
@@ -136,8 +129,8 @@ INLINE void gradient_sums_block(const float *x, const float *g, const float *sca
 }
 
 /* dx = scale * d + slope * input + offset */
-INLINE void backward_block(const float *x, const float *g, const float *scale, const float *shift, const float *slope,
-                           const float *offset, const layer *l, int64_t from, int64_t to, int64_t c, const int n, float *dx) {
+INLINE void backward_block(const element *x, const element *g, const float *scale, const float *shift, const float *slope,
+                           const float *offset, const layer *l, int64_t from, int64_t to, int64_t c, const int n, element *dx) {
     const int64_t C = l->channels;
     vec a[MOST], b[MOST], p[MOST], o[MOST];
     for (int j = 0; j < n; j++) {
@@ -149,7 +142,7 @@ INLINE void backward_block(const float *x, const float *g, const float *scale, c
             const int64_t at = i * C + c + j * LANES;
             vec input, d = behind(x, g, a[j], b[j], l, at, &input);
             d = a[j] * d + (p[j] * input + o[j]);
-            store(dx + at, l->relu_first ? where(load(x + at) > 0, d) : d);
+            store_map(dx + at, l->relu_first ? where(load_map(x + at) > 0, d) : d);
         }
 }
 
@@ -158,8 +151,9 @@ INLINE void backward_block(const float *x, const float *g, const float *scale, c
     for (int64_t c = 0; c < (l)->channels; c += MOST * LANES) {                \
         const int64_t left = ((l)->channels - c) / LANES;                      \
         if (left >= 4) { const int n = 4; CALL; }                              \
+        else if (left == 3) { const int n = 3; CALL; }                         \
         else if (left == 2) { const int n = 2; CALL; }                         \
-        else for (; c < (l)->channels; c += LANES) { const int n = 1; CALL; }  \
+        else { const int n = 1; CALL; }                                        \
     }
 #define WITH(original, CALLS)                                                                                  \
     {                                                                                                          \
@@ -177,8 +171,10 @@ static double *total(double *sums, int pieces, int64_t n) {   /* the pieces' sum
     return sums;
 }
 
-/* Mean and variance (biased) of every channel of relu_first(x), as doubles: stats[0..C) and stats[C..2C). */
-int norm_statistics(const float *x, const layer *original, double *stats) {
+/* What the norm of every channel of relu_first(x) comes to: line[0..C) mean, [C..2C) inverse deviation, [2C..3C) scale and
+   [3C..4C) shift. The running statistics move by `share` towards mean and variance (that without bias), where they are kept. */
+int FOR(norm_statistics)(const element *x, const float *weight, const float *bias, double eps, double share,
+                         const layer *original, float *running_mean, float *running_var, float *line) {
     const int64_t C = original->channels, M = original->pixels;
     const int pieces = omp_get_max_threads();
     double *sums = calloc(2 * C * pieces, sizeof(double));
@@ -191,16 +187,22 @@ int norm_statistics(const float *x, const layer *original, double *stats) {
     }
     total(sums, pieces, 2 * C);
     for (int64_t c = 0; c < C; c++) {
-        const double pivot = original->relu_first && x[c] < 0 ? 0 : x[c], mean = sums[c] / M;
-        const double variance = sums[C + c] / M - mean * mean;
-        stats[c] = pivot + mean;
-        stats[C + c] = variance < 0 ? 0 : variance;
+        const float first = load_map(x + c / LANES * LANES)[c % LANES];
+        const double pivot = original->relu_first && first < 0 ? 0 : first, beyond = sums[c] / M, mean = pivot + beyond;
+        const double found = sums[C + c] / M - beyond * beyond, variance = found < 0 ? 0 : found;
+        const double inverse = 1 / sqrt(variance + eps);
+        line[c] = mean, line[C + c] = inverse;
+        line[2 * C + c] = weight[c] * inverse, line[3 * C + c] = bias[c] - mean * inverse * weight[c];
+        if (!running_mean) continue;
+        running_mean[c] += share * (mean - running_mean[c]);
+        running_var[c] += share * (variance * M / (M > 1 ? M - 1 : 1) - running_var[c]);
     }
     free(sums);
     return 0;
 }
 
-void norm_forward(const float *x, const float *scale, const float *shift, const float *residual, const layer *original, float *y) {
+void FOR(norm_forward)(const element *x, const float *scale, const float *shift, const element *residual, const layer *original,
+                       element *y) {
     const int pieces = omp_get_max_threads();
 #pragma omp parallel for schedule(static, 1)
     for (int k = 0; k < pieces; k++) {
@@ -211,8 +213,8 @@ void norm_forward(const float *x, const float *scale, const float *shift, const 
 }
 
 /* dx, and the gradients of the norm's weight and bias; mean and inverse deviation are those of the forward pass. */
-int norm_backward(const float *x, const float *g, const float *scale, const float *shift, const float *mean,
-                  const float *inverse, const layer *original, float *dx, float *dweight, float *dbias) {
+int FOR(norm_backward)(const element *x, const element *g, const float *scale, const float *shift, const float *mean,
+                       const float *inverse, const layer *original, element *dx, float *dweight, float *dbias) {
     const int64_t C = original->channels, M = original->pixels;
     const int pieces = omp_get_max_threads();
     double *sums = calloc(2 * C * pieces, sizeof(double));

@@ -1,6 +1,7 @@
 """Batch norm, with the ReLU before or after it, dropout and a residual addition, as one differentiable step.
 
-Shapes: maps are float32 [N, C, H, W] in channels-last memory, C a multiple of 16. The arithmetic is in norm.c.
+Shapes: maps are float32 or bfloat16 [N, C, H, W] in channels-last memory, C a multiple of 16. The arithmetic is in
+norm.c.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from featherweight.fused.build import at, done, functions
+from featherweight.fused.build import at, done, function
 
 LANES = 16  # floats in a vector of norm.c: the channels must fill whole ones
 
@@ -40,8 +41,8 @@ class FusedNorm(nn.Module):
         self.norm, self.relu_first, self.relu_after, self.dropout = norm, relu_first, relu_after, dropout
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        if x.dtype != torch.float32 or x.device.type != "cpu":
-            raise TypeError(f"fused operations take float32 on the CPU, not {x.dtype} on {x.device}")
+        if x.device.type != "cpu":
+            raise TypeError(f"fused operations take maps on the CPU, not on {x.device}")
         if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
             return self(x) + residual  # one that is broadcast: not for norm.c
         return _Norm.apply(x, self.norm.weight, self.norm.bias, residual, self)  # type: ignore[no-any-return]
@@ -58,30 +59,26 @@ class _Norm(torch.autograd.Function):
         of: FusedNorm,
     ) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        layer, norm = _describe(x, of), of.norm
-        stats = torch.empty(2, x.shape[1], dtype=torch.float64)
-        done(functions().norm_statistics(at(x), ctypes.byref(layer), at(stats)))
-        mean, variance = stats[0], stats[1]
-        _remember(norm, mean, variance, layer.pixels)
-        inverse = (variance + norm.eps).rsqrt()
-        scale = (weight * inverse).float()
-        shift = (bias - mean * inverse * weight).float()
+        layer = _describe(x, of)
+        line = _statistics(x, weight.detach(), bias.detach(), layer, of.norm)
+        scale, shift = line[2:]
         if residual is not None:
             residual = residual.contiguous(memory_format=torch.channels_last)
         y = torch.empty_like(x)
-        functions().norm_forward(at(x), at(scale), at(shift), at(residual), ctypes.byref(layer), at(y))
-        ctx.save_for_backward(x, scale, shift, mean.float(), inverse.float())
+        function("norm_forward", x.dtype)(at(x), at(scale), at(shift), at(residual), ctypes.byref(layer), at(y))
+        ctx.save_for_backward(x, line)
         ctx.layer, ctx.residual = layer, residual is not None
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        x, scale, shift, mean, inverse = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        x, line = ctx.saved_tensors
+        mean, inverse, scale, shift = line
+        gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
         dx, dweight, dbias = torch.empty_like(x), torch.empty_like(scale), torch.empty_like(scale)
         values = (x, gradient, scale, shift, mean, inverse)
         out = (dx, dweight, dbias)
-        done(functions().norm_backward(*map(at, values), ctypes.byref(ctx.layer), *map(at, out)))
+        done(function("norm_backward", x.dtype)(*map(at, values), ctypes.byref(ctx.layer), *map(at, out)))
         return dx, dweight, dbias, gradient if ctx.residual else None, None
 
 
@@ -96,12 +93,16 @@ def _describe(x: torch.Tensor, of: FusedNorm) -> _Layer:
     return layer
 
 
-@torch.no_grad()
-def _remember(norm: nn.BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, pixels: int) -> None:
-    """Update the running statistics as torch does: the variance without bias."""
-    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
-        return
-    norm.num_batches_tracked.add_(1)
-    share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean.float(), share)
-    norm.running_var.lerp_((variance * (pixels / max(pixels - 1, 1))).float(), share)
+def _statistics(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, layer: _Layer, norm: nn.BatchNorm2d
+) -> torch.Tensor:
+    """[4, C]: mean, inverse deviation, scale and shift; the running statistics move on as torch moves them."""
+    share, kept = 0.0, (None, None)
+    if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+        kept = (norm.running_mean, norm.running_var)
+    line = torch.empty(4, x.shape[1])
+    values = (at(x), at(weight), at(bias), ctypes.c_double(norm.eps), ctypes.c_double(share), ctypes.byref(layer))
+    done(function("norm_statistics", x.dtype)(*values, *map(at, kept), at(line)))
+    return line

@@ -14,15 +14,16 @@ from typing import TypeVar
 import torch
 from torch import fx, nn
 
-from featherweight.fused import depthwise, first, winograd
+from featherweight.fused import depthwise, first, tiles, winograd
 from featherweight.fused.build import library
 from featherweight.fused.norm import LANES, FusedNorm
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
-def fused(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """`network`'s pass in training mode with fused operations, for float32 maps in channels-last memory on a CPU.
+def fused(network: nn.Module, kind: torch.dtype = torch.float32) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """`network`'s pass in training mode with fused operations, for maps of `kind` in channels-last memory on a CPU:
+    float32, or bfloat16 (the pictures themselves in float32), the pass to be run under autocast.
 
     None where there is nothing to gain: no C compiler, a network that torch.fx cannot trace, or none of its parts fits.
     """
@@ -33,19 +34,15 @@ def fused(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
     except Exception:  # a pass that depends on its data: fx names it in many ways
         return None
     graph = traced.graph
-    replaced = sum(_fuse_first(traced, node) for node in list(graph.nodes))
+    replaced = sum(_fuse_first(traced, node, kind) for node in list(graph.nodes))
     for node in list(graph.nodes):
         norm, conv = _layer(traced, node, nn.BatchNorm2d), _layer(traced, node, nn.Conv2d)
         if norm is not None and norm.affine and not first.frozen(norm) and norm.num_features % LANES == 0:
             _fuse(traced, node, norm)
             replaced += 1
-        elif conv is not None and winograd.fits(conv):
+        elif conv is not None and (module := _convolution(conv, kind)) is not None:
             node.target = f"fused_{node.name}"
-            traced.add_module(node.target, winograd.WinogradConv(conv))
-            replaced += 1
-        elif conv is not None and depthwise.fits(conv):
-            node.target = f"fused_{node.name}"
-            traced.add_module(node.target, depthwise.DepthwiseConv(conv))
+            traced.add_module(node.target, module)
             replaced += 1
     if not replaced:
         return None
@@ -54,7 +51,16 @@ def fused(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
     return traced
 
 
-def _fuse_first(traced: fx.GraphModule, node: fx.Node) -> bool:
+def _convolution(conv: nn.Conv2d, kind: torch.dtype) -> nn.Module | None:
+    """What does `conv` faster than torch for maps of that kind; None where nothing does."""
+    if kind == torch.bfloat16 and tiles.fits(conv):
+        return tiles.TileConv(conv)
+    if kind == torch.float32 and winograd.fits(conv):
+        return winograd.WinogradConv(conv)
+    return depthwise.DepthwiseConv(conv) if depthwise.fits(conv, kind) else None
+
+
+def _fuse_first(traced: fx.GraphModule, node: fx.Node, kind: torch.dtype) -> bool:
     """Replace `node` and the norm and ReLU behind it, if they are a frozen first layer that fits; whether they were."""
     conv, behind = _layer(traced, node, nn.Conv2d), _only_user(node)
     norm = None if conv is None or behind is None else _layer(traced, behind, nn.BatchNorm2d)
@@ -65,7 +71,7 @@ def _fuse_first(traced: fx.GraphModule, node: fx.Node) -> bool:
     if not isinstance(source, fx.Node) or source.op != "placeholder":
         return False  # what stands before it would get no gradient
     name = f"fused_{node.name}"
-    traced.add_module(name, first.FrozenFirst(conv, norm))
+    traced.add_module(name, first.FrozenFirst(conv, norm, kind))
     with traced.graph.inserting_after(last):
         new = traced.graph.call_module(name, (source,))
     last.replace_all_uses_with(new)

@@ -126,8 +126,9 @@ class Trainer:
         if config.compile:
             # Each size of pictures and batches gets a program of its own, not one slower program for all.
             self._forward = torch.compile(self.network, dynamic=False)
-        elif config.fused and device.type == "cpu" and config.precision == "fp32" and config.channels_last:
-            self._forward = fused(self.network) or self.network
+        elif config.fused and device.type == "cpu" and config.channels_last:
+            kind = torch.bfloat16 if config.precision == "bf16" else torch.float32
+            self._forward = fused(self.network, kind) or self.network
         self.captured: CapturedStep | None = None
         if config.capture and device.type == "cuda":
             self.capture(lambda: CudaGraph(device))

@@ -1,0 +1,292 @@
+"""Convolutions of bf16 maps by a processor's matrix tiles (Intel AMX), as one step of automatic differentiation.
+
+The arithmetic is in tiles.c, which moves tiles and multiplies them; here the plan of each pass is made: where in its
+frame a picture lies, and which numbers of a pixel's neighbourhood meet which of the kernel. Letters: N pictures, C
+input channels, O output channels, H rows, W columns; maps are bfloat16 in channels-last memory, C and O multiples of
+16.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from featherweight.fused.build import at, done, functions, library
+
+SIDE, DEPTH = 16, 32  # of a tile: its rows, and the bf16 numbers in one
+TOGETHER = 1024  # positions of a frame that the kernel's gradient takes at a time, about: they stay in the second cache
+_FIELDS = ("pictures", "height", "width", "channels", "top", "left", "step", "frame_height", "frame_width")
+_FIELDS += ("out_height", "out_width", "out_channels", "group", "slack")
+_PART = ("base", "positions", "chunks", "first_chunk", "first_position")
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in _FIELDS]
+
+
+class _Part(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in _PART]
+
+
+@functools.cache
+def available() -> bool:
+    """Whether this processor has such tiles, its system lends them, and the library was made for them."""
+    found = library()
+    return found is not None and bool(found.tiles_available())
+
+
+def fits(layer: nn.Conv2d) -> bool:
+    """Whether `layer` is what tiles.c does: one group, square, stride 1 or 2, channels that fill tiles."""
+    padding, kernel = layer.padding, layer.kernel_size[0]
+    return (
+        available()
+        and layer.groups == 1
+        and layer.padding_mode == "zeros"
+        and not isinstance(padding, str)
+        and all(pair[0] == pair[1] for pair in (padding, layer.kernel_size, layer.stride, layer.dilation))
+        and layer.stride[0] in (1, 2)
+        and padding[0] <= layer.dilation[0] * (kernel - 1)
+        and layer.in_channels % SIDE == 0
+        and layer.out_channels % SIDE == 0
+    )
+
+
+class TileConv(nn.Module):
+    """`conv` by matrix tiles; it keeps its weight and bias, in float32. [N, C, H, W] → [N, O, H', W'], bfloat16."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type != "cpu":
+            raise TypeError(f"fused operations take maps on the CPU, not on {x.device}")
+        conv = self.conv
+        sizes = conv.stride[0], conv.dilation[0], conv.padding[0]
+        return _Conv.apply(x.bfloat16(), conv.weight, conv.bias, sizes)  # type: ignore[no-any-return]
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, sizes: tuple[int, int, int]
+    ) -> torch.Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        (n, c, h, w), (o, _, k, _) = x.shape, weight.shape
+        ctx.save_for_backward(x, weight)
+        ctx.sizes, ctx.bias = sizes, bias is not None
+        out = _out(h, k, *sizes), _out(w, k, *sizes)
+        if k == 1 and sizes[0] == 1:
+            n, h, w = _lines(n, h * w)
+        y = torch.empty(x.shape[0], o, *out, dtype=torch.bfloat16, memory_format=torch.channels_last)
+        _run(_forward_plan(c, o, k, *sizes, h, w), n, x, weight, bias, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        g = g.bfloat16().contiguous(memory_format=torch.channels_last)
+        (n, c, h, w), (o, _, k, _) = x.shape, weight.shape
+        if k == 1 and ctx.sizes[0] == 1:
+            n, h, w = _lines(n, h * w)
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            dx = torch.empty_like(x)
+            _run(_input_plan(c, o, k, *ctx.sizes, h, w), n, g, weight, None, dx)
+        if ctx.needs_input_grad[1]:
+            dw = _kernel_gradient(_gradient_plan(c, o, k, *ctx.sizes, h, w), n, x, g)
+        if ctx.bias and ctx.needs_input_grad[2]:
+            db = g.sum((0, 2, 3), dtype=torch.float32)
+        return dx, dw, db, None
+
+
+def _out(side: int, kernel: int, stride: int, dilation: int, padding: int) -> int:
+    return (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def _lines(pictures: int, pixels: int) -> tuple[int, int, int]:
+    """Pictures, height and width for a 1x1 kernel, to which all pixels are one line: cut where it fits the cache."""
+    together = max(g for g in range(1, pictures + 1) if pictures % g == 0 and (g == 1 or g * pixels <= TOGETHER))
+    return pictures // together, 1, together * pixels
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How one pass goes; `kernel` says for each place in its tiles which number of the weight stands there, as it lies
+    in channels-last memory (-1: none, a 0)."""
+
+    shape: dict[str, int]
+    parts: ctypes.Array[_Part]
+    offsets: torch.Tensor
+    where: torch.Tensor
+    kernel: torch.Tensor
+
+    def for_pictures(self, n: int) -> _Shape:
+        return _Shape(pictures=n, **self.shape)
+
+
+def _run(
+    plan: _Plan, n: int, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor
+) -> None:
+    weight = weight.detach().contiguous(memory_format=torch.channels_last)
+    kernel = torch.empty(plan.kernel.shape, dtype=torch.bfloat16)
+    functions().tiles_cut(at(weight), at(plan.kernel), ctypes.c_int64(kernel.numel()), at(kernel))
+    bias = None if bias is None else bias.detach().float().contiguous()
+    arrays = (at(x), at(kernel), at(plan.offsets), at(plan.where), at(bias))
+    shape = plan.for_pictures(n)
+    done(functions().tiles_convolve(*arrays, ctypes.byref(shape), plan.parts, ctypes.c_int64(len(plan.parts)), at(y)))
+
+
+def _kernel_gradient(plan: _Plan, n: int, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """[O, C, k, k] in float32."""
+    c, o, taps = plan.shape["channels"], plan.shape["out_channels"], len(plan.offsets)
+    k = round(taps**0.5)
+    dw = torch.empty(o, c, k, k, memory_format=torch.channels_last)
+    shape = plan.for_pictures(n)
+    arrays = (at(x), at(g), at(plan.offsets), ctypes.c_int64(taps), ctypes.byref(shape))
+    done(functions().tiles_kernel_gradient(*arrays, at(dw)))
+    return dw
+
+
+@functools.cache
+def _forward_plan(c: int, o: int, k: int, stride: int, dilation: int, padding: int, h: int, w: int) -> _Plan:
+    taps = [(ky, kx) for ky in range(k) for kx in range(k)]
+    frame = _frame(k, stride, dilation, padding, h, w)
+    out = _out(h, k, stride, dilation, padding), _out(w, k, stride, dilation, padding)
+    distance = {tap: c * _distance(frame, 1, tap[0] * dilation, tap[1] * dilation) for tap in taps}
+    numbers = {(ky, kx): _numbers(o, c, k)[:, :, ky, kx] for ky, kx in taps}
+    part = _make_part(0, out, frame["frame_width"], lambda y, x: y * out[1] + x, distance, numbers)
+    return _assemble({**frame, **_map(c, h, w), **_out_map(o, out), "group": 1}, [part])
+
+
+@functools.cache
+def _input_plan(c: int, o: int, k: int, stride: int, dilation: int, padding: int, h: int, w: int) -> _Plan:
+    """From the gradient [N, O, H', W'] to that of the input [N, C, H, W]: the convolution with the turned kernel; with
+    stride 2 one for each parity of row and column, whose pixels meet some of the taps only."""
+    out = _out(h, k, stride, dilation, padding), _out(w, k, stride, dilation, padding)
+    reach = dilation * (k - 1)
+    all_numbers = _numbers(o, c, k).transpose(0, 1)
+    if stride == 1:
+        frame = _frame(k, 1, dilation, reach - padding, *out)
+        taps = [(ky, kx) for ky in range(k) for kx in range(k)]
+        distance = {tap: o * _distance(frame, 1, tap[0] * dilation, tap[1] * dilation) for tap in taps}
+        numbers = {(ky, kx): all_numbers[:, :, k - 1 - ky, k - 1 - kx] for ky, kx in taps}
+        parts = [_make_part(0, (h, w), frame["frame_width"], lambda y, x: y * w + x, distance, numbers)]
+        return _assemble({**frame, **_map(o, *out), **_out_map(c, (h, w)), "group": 1}, parts)
+    before = reach // 2
+    rows, columns = (max(size, (side - 1 + padding) // 2 + 1) for size, side in zip(out, (h, w), strict=True))
+    frame = {"top": before, "left": before, "step": 1, "frame_height": rows + before, "frame_width": columns + before}
+    width, parts = frame["frame_width"], []
+    for a in (0, 1):
+        for b in (0, 1):
+            (y0, ny), (x0, nx) = (_of_parity(parity, side, padding) for parity, side in ((a, h), (b, w)))
+            taps = [(ky, kx) for ky in range(k) for kx in range(k)]
+            taps = [t for t in taps if (t[0] * dilation - a) % 2 == 0 and (t[1] * dilation - b) % 2 == 0]
+            down = {t: (before - (t[0] * dilation - a) // 2, before - (t[1] * dilation - b) // 2) for t in taps}
+            distance = {t: o * (y * width + x) for t, (y, x) in down.items()}
+            numbers = {(ky, kx): all_numbers[:, :, ky, kx] for ky, kx in taps}
+
+            def place(y: int, x: int, y0: int = y0, x0: int = x0, a: int = a, b: int = b) -> int:
+                return (2 * (y + y0) + a - padding) * w + 2 * (x + x0) + b - padding
+
+            if ny > 0 and nx > 0:
+                parts.append(_make_part((y0 * width + x0) * o, (ny, nx), width, place, distance, numbers))
+    return _assemble({**frame, **_map(o, *out), **_out_map(c, (h, w)), "group": 1}, parts)
+
+
+@functools.cache
+def _gradient_plan(c: int, o: int, k: int, stride: int, dilation: int, padding: int, h: int, w: int) -> _Plan:
+    frame = _frame(k, stride, dilation, padding, h, w)
+    out = _out(h, k, stride, dilation, padding), _out(w, k, stride, dilation, padding)
+    group = max(1, TOGETHER // (frame["frame_height"] * frame["frame_width"]))
+    taps = [_distance(frame, group, ky * dilation, kx * dilation) for ky in range(k) for kx in range(k)]
+    shape = {**frame, **_map(c, h, w), **_out_map(o, out), "group": group}
+    shape["slack"] = dilation * (k - 1) * (frame["frame_width"] + 1) + 2 * DEPTH
+    return _Plan(shape, (_Part * 0)(), torch.tensor(taps, dtype=torch.int32), torch.empty(0), torch.empty(0))
+
+
+def _of_parity(parity: int, side: int, padding: int) -> tuple[int, int]:
+    """The first q with 0 <= 2q + parity - padding, and how many there are until `side`."""
+    first = -(-(padding - parity) // 2)
+    return max(first, 0), (side - 1 + padding - parity) // 2 + 1 - max(first, 0)
+
+
+def _map(channels: int, height: int, width: int) -> dict[str, int]:
+    return {"channels": channels, "height": height, "width": width}
+
+
+def _out_map(channels: int, size: tuple[int, int]) -> dict[str, int]:
+    return {"out_channels": channels, "out_height": size[0], "out_width": size[1]}
+
+
+def _frame(k: int, stride: int, dilation: int, padding: int, h: int, w: int) -> dict[str, int]:
+    """Where a picture lies. At stride 1 the zeros on the left of a row also stand behind the row before, and those
+    above a picture below the one before it; at stride 2 each plane has its own."""
+    if stride == 1:
+        height, width = h + padding, w + padding
+    else:
+        reach = dilation * (k - 1)
+        height, width = (
+            max(side + padding, (_out(side, k, stride, dilation, padding) - 1) * stride + reach + 1) + 1
+            for side in (h, w)
+        )
+        height, width = height // 2, width // 2
+    return {"top": padding, "left": padding, "step": stride, "frame_height": height, "frame_width": width}
+
+
+def _distance(frame: dict[str, int], group: int, down: int, right: int) -> int:
+    """How many pixels of the frame a tap lies away from the position's own."""
+    step, width = frame["step"], frame["frame_width"]
+    plane = (down % step) * step + right % step
+    return plane * group * frame["frame_height"] * width + (down // step) * width + right // step
+
+
+def _numbers(o: int, c: int, k: int) -> torch.Tensor:
+    """[O, C, k, k]: the place of each number of a weight in channels-last memory."""
+    return torch.arange(o * k * k * c, dtype=torch.int32).view(o, k, k, c).permute(0, 3, 1, 2)
+
+
+def _make_part(base: int, size: tuple[int, int], width: int, place: Any, distance: dict, numbers: dict) -> dict:
+    """One part of a plan: the taps that lie side by side in memory are cut into chunks together."""
+    rows, columns = size
+    where = [place(y, x) if x < columns else -1 for y in range(rows) for x in range(width)]
+    where = where[: (rows - 1) * width + columns]
+    positions = len(where)
+    where += [-1] * (-positions % (2 * SIDE))
+    offsets, tiles, run = [], [], []
+    for tap in sorted(distance, key=lambda one: distance[one]):
+        chosen = numbers[tap]  # [out channels, in channels]
+        if run and distance[tap] == run[-1][0] + run[-1][1].shape[1]:
+            run[-1] = (run[-1][0], torch.cat([run[-1][1], chosen], 1))
+        else:
+            run.append((distance[tap], chosen))
+    for start, chosen in run:
+        nothing = chosen.new_full((chosen.shape[0], -chosen.shape[1] % DEPTH), -1)
+        chosen = torch.cat([chosen, nothing], 1)
+        for chunk in range(chosen.shape[1] // DEPTH):
+            offsets.append(start + chunk * DEPTH)
+            cut = chosen[:, chunk * DEPTH : (chunk + 1) * DEPTH]  # [out channels, DEPTH]
+            tiles.append(cut.view(-1, SIDE, DEPTH // 2, 2).transpose(1, 2))  # [blocks, pairs, SIDE, 2]
+    return {"base": base, "positions": positions, "where": where, "offsets": offsets, "tiles": tiles}
+
+
+def _assemble(shape: dict[str, int], parts: list[dict]) -> _Plan:
+    found, first_chunk, first_position = [], 0, 0
+    for part in parts:
+        chunks = len(part["offsets"])
+        found.append(_Part(part["base"], part["positions"], chunks, first_chunk, first_position))
+        first_chunk, first_position = first_chunk + chunks, first_position + len(part["where"])
+    offsets = torch.tensor([offset for part in parts for offset in part["offsets"]], dtype=torch.int32)
+    where = torch.tensor([place for part in parts for place in part["where"]], dtype=torch.int32)
+    tiles = [tile for part in parts for tile in part["tiles"]]
+    kernel = torch.stack(tiles) if tiles else torch.empty(0, dtype=torch.int32)
+    furthest = int(offsets.max()) // shape["channels"] if len(offsets) else 0
+    in_frame = shape["step"] ** 2 * shape["frame_height"] * shape["frame_width"]
+    last = max(part["base"] // shape["channels"] + len(part["where"]) for part in parts)
+    slack = max(0, last + furthest - in_frame) + 2 * DEPTH
+    return _Plan({**shape, "slack": slack}, (_Part * len(found))(*found), offsets, where, kernel.contiguous())
