@@ -208,9 +208,9 @@ def test_a_network_takes_the_same_step(name: str) -> None:
         assert true.grad is not None
         assert usual.grad is not None
         own, torchs = ((one.grad.double() - true.grad).norm() for one in (found, usual))  # type: ignore[union-attr]
-        # ReLU answers a rounding error near zero by a whole gradient, so 0.5 %; a bias that the next norm takes out has
+        # ReLU answers a rounding error near zero by a whole gradient, so 1 %; a bias that the next norm takes out has
         # a gradient of 0 and rounding errors, hence the floor
-        assert own <= max(30 * torchs, 5e-3 * true.grad.norm(), 1e-6), key
+        assert own <= max(30 * torchs, 1e-2 * true.grad.norm(), 1e-6), key
     for key, value in exact.named_buffers():
         torch.testing.assert_close(network.get_buffer(key).double(), value.double(), rtol=1e-4, atol=1e-5)
 
