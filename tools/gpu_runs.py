@@ -33,7 +33,6 @@ TEACHER = ("teacher", 0)
 STUDENTS = ("feather_200k", "feather_100k")  # begun when the teacher's run is finished
 PLAN = [
     TEACHER,
-    *((recipe, 0) for recipe in ("c1c2c3c4_dilated", "dilated_160k_ours")),  # beside the teacher
     *((recipe, seed) for seed in range(5) for recipe in STUDENTS),
     *((recipe, 0) for recipe in ("separable_100k", "dilated_160k")),
 ]

@@ -11,7 +11,7 @@ from featherweight import config, datasets, weights
 from featherweight.training import run
 from featherweight.training.run_folder import RunFolder
 
-FOR_A_GPU = ["teacher", "feather_100k", "feather_200k", "c1c2c3c4_dilated", "dilated_160k_ours", "feather_quick_gpu"]
+FOR_A_GPU = ["teacher", "feather_100k", "feather_200k", "feather_quick_gpu"]
 PICTURES = 32
 
 
