@@ -72,6 +72,20 @@ def function(name: str, kind: torch.dtype) -> Any:
     return getattr(functions(), name if kind == torch.float32 else f"{name}_bf16")
 
 
+def require(x: torch.Tensor, *values: torch.Tensor | None) -> None:
+    """Raises TypeError unless the map `x` is on the CPU, and the layer's `values` are there in float32, as the compiled
+    functions read and write them."""
+    import torch
+
+    if x.device.type != "cpu":
+        raise TypeError(f"fused operations take maps on the CPU, not on {x.device}")
+    for value in values:
+        if value is not None and (value.dtype != torch.float32 or value.device.type != "cpu"):
+            raise TypeError(
+                f"fused operations take parameters of float32 on the CPU, not {value.dtype} on {value.device}"
+            )
+
+
 def at(tensor: torch.Tensor | None) -> ctypes.c_void_p:
     """Where a tensor's values begin, for a compiled function; nowhere for None."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
-from featherweight.fused.build import at, done, function
+from featherweight.fused.build import at, done, function, require
 
 LANES = 16  # floats in a vector of depthwise.c
 _NAMES = ("pictures", "height", "width", "channels", "out_height", "out_width")
@@ -52,8 +53,7 @@ class DepthwiseConv(nn.Module):
         self.conv = conv
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type != "cpu":
-            raise TypeError(f"fused operations take maps on the CPU, not on {x.device}")
+        require(x, self.conv.weight)
         conv = self.conv
         return _Conv.apply(x, conv.weight, conv.stride[0], conv.padding[0], conv.dilation[0])  # type: ignore[no-any-return]
 
@@ -69,6 +69,7 @@ class _Conv(torch.autograd.Function):
         return _convolve(x, _taps(weight, x.shape[1]), ctx.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         shape = ctx.shape

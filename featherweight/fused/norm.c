@@ -19,7 +19,6 @@
 #include <omp.h>
 #else
 static int omp_get_max_threads(void) { return 1; }
-static int omp_get_thread_num(void) { return 0; }
 #endif
 
 #include "element.h"
@@ -165,10 +164,9 @@ INLINE void backward_block(const element *x, const element *g, const float *scal
         else { CALLS }                                                                                         \
     }
 
-static double *total(double *sums, int pieces, int64_t n) {   /* the pieces' sums, added in order into the first */
+static void total(double *sums, int pieces, int64_t n) {   /* the pieces' sums, added in order into the first */
     for (int k = 1; k < pieces; k++)
         for (int64_t i = 0; i < n; i++) sums[i] += sums[k * n + i];
-    return sums;
 }
 
 /* What the norm of every channel of relu_first(x) comes to: line[0..C) mean, [C..2C) inverse deviation, [2C..3C) scale and

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
-from featherweight.fused.build import at, done, function
+from featherweight.fused.build import at, done, function, require
 
 LANES = 16  # floats in a vector of norm.c: the channels must fill whole ones
 
@@ -41,8 +42,8 @@ class FusedNorm(nn.Module):
         self.norm, self.relu_first, self.relu_after, self.dropout = norm, relu_first, relu_after, dropout
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        if x.device.type != "cpu":
-            raise TypeError(f"fused operations take maps on the CPU, not on {x.device}")
+        norm = self.norm
+        require(x, norm.weight, norm.bias, norm.running_mean, norm.running_var)
         if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
             return self(x) + residual  # one that is broadcast: not for norm.c
         return _Norm.apply(x, self.norm.weight, self.norm.bias, residual, self)  # type: ignore[no-any-return]
@@ -71,6 +72,7 @@ class _Norm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         x, line = ctx.saved_tensors
         mean, inverse, scale, shift = line

@@ -10,12 +10,16 @@
    own it begins, and the kernel comes cut into tiles by the same chunks. So the forward pass and both strides' gradients
    to the input are one function (tiles.py makes their plans).
 
+   A last chunk may reach into the next pixel, whose numbers then meet zeros: what is not a number spreads to a neighbour that
+   should not see it, in pictures that are lost to the next norm anyway.
+
    The work is cut into one piece a thread, by pictures; the kernel's gradient is summed in float, pieces in order: the same
    number of threads gives the same bits. Source of the instructions: Intel's Architecture Instruction Set Extensions
    Programming Reference, chapter on AMX. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include "element.h"
 #include "space.h"
 
 #if defined(__AMX_BF16__) && defined(__AMX_TILE__) && defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__linux__)
@@ -31,7 +35,6 @@ static int omp_get_max_threads(void) { return 1; }
 #define SIDE 16        /* rows of a tile, and numbers of float in one */
 #define DEPTH 32       /* numbers of bf16 in a tile's row */
 #define TILE 512       /* numbers of bf16 in a tile */
-#define INLINE static inline __attribute__((always_inline))
 typedef uint16_t bf16;
 
 typedef struct {
@@ -58,11 +61,9 @@ int tiles_available(void) {
 static void use_tiles(void) {   /* all eight of 16 rows of 64 bytes */
     static const struct { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } all = {
         .palette = 1, .bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE}};
-    WRITTEN;
-    _tile_loadconfig(&all);
+    __asm__ volatile("ldtilecfg %0" : : "m"(all));   /* gcc 12's own names but 8 bytes of it as read */
 }
 
-INLINE int64_t piece(int64_t all, int pieces, int k) { return all * k / pieces; }
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t planes(const shape *s) { return s->step * s->step; }
 INLINE int64_t frame_pixels(const shape *s) { return planes(s) * s->group * s->frame_height * s->frame_width + s->slack; }
@@ -180,11 +181,13 @@ int tiles_convolve(const bf16 *x, const bf16 *kernel, const int32_t *offsets, co
     int failed = 0;
 #pragma omp parallel for schedule(static, 1) reduction(| : failed)
     for (int k = 0; k < pieces; k++) {
+        const int64_t begin = piece(s->pictures, pieces, k), end = piece(s->pictures, pieces, k + 1);
+        if (begin == end) continue;
         bf16 *frame = (bf16 *)space((size + 1) / 2);
         if (!frame) { failed = 1; continue; }
         memset(frame, 0, size * sizeof(bf16));
         use_tiles();
-        for (int64_t i = piece(s->pictures, pieces, k); i < piece(s->pictures, pieces, k + 1); i++) {
+        for (int64_t i = begin; i < end; i++) {
             into_frame(x + i * in, s, 0, frame);
             WRITTEN;
             for (int64_t p = 0; p < count; p++) do_part(frame, parts + p, offsets, where, kernel, bias, s, y + i * all);
@@ -304,21 +307,23 @@ int tiles_kernel_gradient(const bf16 *x, const bf16 *g, const int32_t *taps, int
     const int64_t places = (s->group * picture + DEPTH - 1) / DEPTH * DEPTH;
     const int64_t L = places / DEPTH % 2 ? places : places + DEPTH;   /* an odd number of cache lines: rows keep off each other's */
     const int64_t frame_size = (pixels + DEPTH) / DEPTH * DEPTH * C + 2 * DEPTH * C, flat_size = places * O + DEPTH;
-    float *sums = calloc(size * pieces, sizeof(float));
+    float *sums = aligned_alloc(64, size * pieces * sizeof(float));   /* a multiple of 1024 bytes */
     int failed = !sums;
     if (failed) return 1;
+    memset(sums, 0, size * pieces * sizeof(float));
 #pragma omp parallel for schedule(static, 1) reduction(| : failed)
     for (int k = 0; k < pieces; k++) {
-        const int64_t needed = 3 * frame_size + flat_size + L * (O + SIDE);
+        const int64_t begin = piece(s->pictures, pieces, k), end = piece(s->pictures, pieces, k + 1);
+        if (begin == end) continue;
+        const int64_t needed = 3 * frame_size + flat_size + L * O;
         bf16 *frame = (bf16 *)space((needed + 1) / 2);
         if (!frame) { failed = 1; continue; }
         bf16 *even = frame + frame_size, *odd = even + frame_size, *flat = odd + frame_size, *turned = flat + flat_size;
         memset(frame, 0, needed * sizeof(bf16));
         use_tiles();
-        const int64_t end = piece(s->pictures, pieces, k + 1);
-        for (int64_t i = piece(s->pictures, pieces, k); i < end; i += s->group) {
+        for (int64_t i = begin; i < end; i += s->group) {
             const int64_t held = least(s->group, end - i);
-            if (held < s->group) memset(flat, 0, flat_size * sizeof(bf16));   /* the last group's is of the group before */
+            if (held < s->group) memset(flat, 0, flat_size * sizeof(bf16));   /* else what the group before left there */
             for (int64_t n = 0; n < held; n++) {
                 into_frame(x + (i + n) * in, s, n, frame);
                 into_positions(g + (i + n) * all, s, flat + n * picture * O);

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
-from featherweight.fused.build import at, done, functions, library
+from featherweight.fused.build import at, done, functions, library, require
 
 SIDE, DEPTH = 16, 32  # of a tile: its rows, and the bf16 numbers in one
 TOGETHER = 1024  # positions of a frame that the kernel's gradient takes at a time, about: they stay in the second cache
@@ -41,7 +42,8 @@ def available() -> bool:
 
 
 def fits(layer: nn.Conv2d) -> bool:
-    """Whether `layer` is what tiles.c does: one group, square, stride 1 or 2, channels that fill tiles."""
+    """Whether `layer` is what tiles.c does: one group, square, stride 1 or 2, padded by its reach at most, channels
+    that fill tiles."""
     padding, kernel = layer.padding, layer.kernel_size[0]
     return (
         available()
@@ -51,6 +53,7 @@ def fits(layer: nn.Conv2d) -> bool:
         and all(pair[0] == pair[1] for pair in (padding, layer.kernel_size, layer.stride, layer.dilation))
         and layer.stride[0] in (1, 2)
         and padding[0] <= layer.dilation[0] * (kernel - 1)
+        and layer.weight.dtype == torch.float32
         and layer.in_channels % SIDE == 0
         and layer.out_channels % SIDE == 0
     )
@@ -64,9 +67,10 @@ class TileConv(nn.Module):
         self.conv = conv
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type != "cpu":
-            raise TypeError(f"fused operations take maps on the CPU, not on {x.device}")
         conv = self.conv
+        require(x, conv.weight, conv.bias)
+        if x.shape[1] != conv.in_channels:
+            raise ValueError(f"a map of {x.shape[1]} channels does not fit a layer of {conv.in_channels}")
         sizes = conv.stride[0], conv.dilation[0], conv.padding[0]
         return _Conv.apply(x.bfloat16(), conv.weight, conv.bias, sizes)  # type: ignore[no-any-return]
 
@@ -79,8 +83,10 @@ class _Conv(torch.autograd.Function):
         x = x.contiguous(memory_format=torch.channels_last)
         (n, c, h, w), (o, _, k, _) = x.shape, weight.shape
         ctx.save_for_backward(x, weight)
-        ctx.sizes, ctx.bias = sizes, bias is not None
+        ctx.sizes = sizes
         out = _out(h, k, *sizes), _out(w, k, *sizes)
+        if min(out) < 1:
+            raise ValueError(f"a map of {h}x{w} pixels is too small for a kernel of {k}x{k}")
         if k == 1 and sizes[0] == 1:
             n, h, w = _lines(n, h * w)
         y = torch.empty(x.shape[0], o, *out, dtype=torch.bfloat16, memory_format=torch.channels_last)
@@ -88,6 +94,7 @@ class _Conv(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         g = g.bfloat16().contiguous(memory_format=torch.channels_last)
@@ -100,7 +107,7 @@ class _Conv(torch.autograd.Function):
             _run(_input_plan(c, o, k, *ctx.sizes, h, w), n, g, weight, None, dx)
         if ctx.needs_input_grad[1]:
             dw = _kernel_gradient(_gradient_plan(c, o, k, *ctx.sizes, h, w), n, x, g)
-        if ctx.bias and ctx.needs_input_grad[2]:
+        if ctx.needs_input_grad[2]:
             db = g.sum((0, 2, 3), dtype=torch.float32)
         return dx, dw, db, None
 
@@ -110,8 +117,10 @@ def _out(side: int, kernel: int, stride: int, dilation: int, padding: int) -> in
 
 
 def _lines(pictures: int, pixels: int) -> tuple[int, int, int]:
-    """Pictures, height and width for a 1x1 kernel, to which all pixels are one line: cut where it fits the cache."""
-    together = max(g for g in range(1, pictures + 1) if pictures % g == 0 and (g == 1 or g * pixels <= TOGETHER))
+    """Pictures, height and width for a 1x1 kernel, to which all pixels are one line: cut where it fits the cache, and
+    so that every thread has its piece."""
+    most = max(1, min(TOGETHER // pixels, pictures // torch.get_num_threads()))
+    together = next(g for g in range(most, 0, -1) if pictures % g == 0)
     return pictures // together, 1, together * pixels
 
 
@@ -153,7 +162,7 @@ def _kernel_gradient(plan: _Plan, n: int, x: torch.Tensor, g: torch.Tensor) -> t
     return dw
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _forward_plan(c: int, o: int, k: int, stride: int, dilation: int, padding: int, h: int, w: int) -> _Plan:
     taps = [(ky, kx) for ky in range(k) for kx in range(k)]
     frame = _frame(k, stride, dilation, padding, h, w)
@@ -164,7 +173,7 @@ def _forward_plan(c: int, o: int, k: int, stride: int, dilation: int, padding: i
     return _assemble({**frame, **_map(c, h, w), **_out_map(o, out), "group": 1}, [part])
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _input_plan(c: int, o: int, k: int, stride: int, dilation: int, padding: int, h: int, w: int) -> _Plan:
     """From the gradient [N, O, H', W'] to that of the input [N, C, H, W]: the convolution with the turned kernel; with
     stride 2 one for each parity of row and column, whose pixels meet some of the taps only."""
@@ -199,7 +208,7 @@ def _input_plan(c: int, o: int, k: int, stride: int, dilation: int, padding: int
     return _assemble({**frame, **_map(o, *out), **_out_map(c, (h, w)), "group": 1}, parts)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _gradient_plan(c: int, o: int, k: int, stride: int, dilation: int, padding: int, h: int, w: int) -> _Plan:
     frame = _frame(k, stride, dilation, padding, h, w)
     out = _out(h, k, stride, dilation, padding), _out(w, k, stride, dilation, padding)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from featherweight.fused.build import at, done, functions
 
@@ -67,6 +68,7 @@ class _Conv(torch.autograd.Function):
         return _convolve(x, weight.permute(2, 3, 1, 0), padding, dilation)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         g = g.contiguous(memory_format=torch.channels_last)

@@ -10,30 +10,39 @@ import torch
 from torch import nn
 
 from featherweight.config import TrainConfig
+from featherweight.fused import tiles
+from featherweight.fused.rewrite import fused
 
 
 def resolve_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
     """`config` with "auto" replaced by "bf16" where `device` measures faster with it, else by "fp32"."""
     if config.precision != "auto":
         return config
-    return dataclasses.replace(config, precision="bf16" if _bf16_pays(device) else "fp32")
+    return dataclasses.replace(config, precision="bf16" if _bf16_pays(device, config.fused) else "fp32")
 
 
-def _bf16_pays(device: torch.device) -> bool:
-    """Whether a convolution of the usual size, forward and backward, runs faster in bf16; about 0.2 s on a CPU."""
+def _bf16_pays(device: torch.device, with_fused: bool) -> bool:
+    """Whether a layer of the usual size, forward and backward, runs faster in bf16; about 0.2 s on a CPU. with_fused:
+    by this project's own operations where there are some, which need not gain what torch's do; with matrix tiles bf16
+    was faster for every network tried (docs/LOG.md), so that no clock is asked there, which may be disturbed."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)  # Ampere on: tensor cores at twice TF32's rate
     if device.type != "cpu" or not _computes_in_bf16():
         return False
-    layer = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+    if with_fused and tiles.available():
+        return True
+    layer = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+    layer = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pictures = torch.ones(64, 64, 16, 16).to(memory_format=torch.channels_last)
 
     def seconds(precision: str) -> float:
+        kind = torch.bfloat16 if precision == "bf16" else torch.float32
+        run = (fused(layer, kind) if with_fused else None) or layer
         times = []
         for _ in range(4):  # the first builds the kernel
             begun = time.perf_counter()
             with autocast(device, precision):
-                layer(pictures).float().sum().backward()
+                run(pictures).float().sum().backward()
             times.append(time.perf_counter() - begun)
         return min(times[1:])
 

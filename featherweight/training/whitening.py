@@ -32,9 +32,11 @@ def whiten_first_layer(network: nn.Module, images: torch.Tensor, mean: Sequence[
         raise UserError("whiten: the network does not begin with an ordinary convolution of the pictures; leave it out")
     kernel = (layer.kernel_size[0], layer.kernel_size[1])
     pictures = normalize(images[:PICTURES].cpu(), mean, std)
-    patches = F.unfold(pictures, kernel, stride=(layer.stride[0], layer.stride[1])).transpose(1, 2).flatten(0, 1)
-    patches = patches.double()
-    variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))  # in rising order
+    products, count = 0.0, 0
+    for some in pictures.split(PICTURES // 16):  # all patches at once would take 1.6 GB
+        patches = F.unfold(some, kernel, stride=(layer.stride[0], layer.stride[1])).transpose(1, 2).flatten(0, 1)
+        products, count = products + patches.double().T @ patches.double(), count + len(patches)
+    variances, components = torch.linalg.eigh(products / count)  # in rising order
     # An eigenvector's sign is arbitrary: its largest entry is made positive, so that every machine starts alike.
     largest = components.abs().argmax(0)
     components = components * components.gather(0, largest[None]).sign()

@@ -128,14 +128,38 @@ def test_matrix_tiles_are_the_convolution(inputs: int, outputs: int, kernel: int
 
 
 @needs_tiles
-def test_groups_of_pictures_that_do_not_come_out_even() -> None:
+@pytest.mark.parametrize("stride", [1, 2])
+def test_groups_of_pictures_that_do_not_come_out_even(stride: int) -> None:
     """The kernel's gradient takes small pictures by groups; the last holds fewer, and none of the one before."""
-    layer = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+    layer = nn.Conv2d(16, 16, 3, stride, padding=1, bias=False)
     exact = copy.deepcopy(layer).double()
     x = maps(61, 16, 8, 8)
     for run, pictures in ((tiles.TileConv(layer), x), (exact, x.double())):
         run(pictures).square().sum().backward()
     close(layer.weight.grad, exact.weight.grad, ROUNDED)  # the gradient that comes back is rounded
+
+
+@needs_tiles
+def test_a_convolution_by_tiles_gives_what_is_asked_of_it_and_refuses_what_it_cannot_read() -> None:
+    layer = nn.Conv2d(16, 32, 3, padding=1)
+    ours, x = tiles.TileConv(layer), maps(2, 16, 6, 6)
+    layer.weight.requires_grad_(False)
+    ours(x.float()).sum().backward()  # pictures that are not rounded yet, and need no gradient
+    assert layer.weight.grad is None
+    assert layer.bias is not None
+    close(layer.bias.grad, torch.full((32,), 2.0 * 36), 1e-6)
+    with pytest.raises(ValueError, match="a map of 32 channels does not fit a layer of 16"):
+        ours(maps(2, 32, 6, 6))
+    with pytest.raises(ValueError, match="1x1 pixels is too small"):
+        tiles.TileConv(nn.Conv2d(16, 16, 3, bias=False))(maps(2, 16, 1, 1))
+    with pytest.raises(TypeError, match=r"parameters of float32 on the CPU, not torch\.bfloat16"):
+        tiles.TileConv(nn.Conv2d(16, 16, 3).bfloat16())(x)
+
+
+def test_a_norm_refuses_parameters_that_it_cannot_read() -> None:
+    layer = FusedNorm(nn.BatchNorm2d(16).bfloat16(), relu_first=False, relu_after=False, dropout=0)
+    with pytest.raises(TypeError, match=r"parameters of float32 on the CPU, not torch\.bfloat16"):
+        layer(maps(2, 16, 4, 4))
 
 
 @needs_tiles

@@ -281,8 +281,8 @@ def test_automatic_precision_is_settled_once_and_asked_for_precision_kept() -> N
     )
 
 
-def test_bf16_is_not_even_measured_on_a_processor_that_cannot_compute_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disturbed clock once chose it there."""
+def test_bf16_is_not_measured_where_it_is_known_whether_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disturbed clock once chose it on a processor that cannot compute in it."""
     asked: list[str] = []
 
     def layer(*arguments: object, **options: object) -> None:
@@ -290,6 +290,7 @@ def test_bf16_is_not_even_measured_on_a_processor_that_cannot_compute_in_it(monk
         raise AssertionError
 
     monkeypatch.setattr(precision.nn, "Conv2d", layer)
+    monkeypatch.setattr(precision.tiles, "available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "amx_bf16": False, "avx2": True})
     assert resolve_precision(TrainConfig(), torch.device("cpu")).precision == "fp32"
     assert not asked
@@ -297,6 +298,12 @@ def test_bf16_is_not_even_measured_on_a_processor_that_cannot_compute_in_it(monk
     with pytest.raises(AssertionError):
         resolve_precision(TrainConfig(), torch.device("cpu"))
     assert asked
+    asked.clear()
+    monkeypatch.setattr(precision.tiles, "available", lambda: True)  # where it always pays, no clock is asked
+    assert resolve_precision(TrainConfig(), torch.device("cpu")).precision == "bf16"
+    assert not asked
+    with pytest.raises(AssertionError):  # but by torch's operations it need not
+        resolve_precision(TrainConfig(fused=False), torch.device("cpu"))
 
 
 def test_bf16_trains(tmp_path: Path) -> None:
