@@ -116,7 +116,7 @@ def test_settings_that_cannot_stand_together_are_one_line() -> None:
         config.resolve("digits", {"stop_at_accuracy": "0.5"})
     assert config.resolve("digits", {"stop_at_accuracy": "0.5", "data.train_on": "train"}).stop_at_accuracy == 0.5
     with pytest.raises(UserError, match="freeze_first keeps a whitened layer as it is"):
-        config.resolve("c1c2c3c4_dilated", {"freeze_first": "true"})
+        config.resolve("dilated_160k_ours", {"freeze_first": "true"})
     for order in (("epochs", "epochs.x"), ("epochs.x", "epochs")):
         with pytest.raises(UserError, match="epochs is both a setting and a section"):
             config.resolve("digits", dict.fromkeys(order, "1"))
