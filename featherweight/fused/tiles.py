@@ -178,34 +178,52 @@ def _input_plan(c: int, o: int, k: int, stride: int, dilation: int, padding: int
     """From the gradient [N, O, H', W'] to that of the input [N, C, H, W]: the convolution with the turned kernel; with
     stride 2 one for each parity of row and column, whose pixels meet some of the taps only."""
     out = _out(h, k, stride, dilation, padding), _out(w, k, stride, dilation, padding)
+    taps = [(ky, kx) for ky in range(k) for kx in range(k)]
+    numbers = {(ky, kx): _numbers(o, c, k).transpose(0, 1)[:, :, ky, kx] for ky, kx in taps}
     reach = dilation * (k - 1)
-    all_numbers = _numbers(o, c, k).transpose(0, 1)
     if stride == 1:
         frame = _frame(k, 1, dilation, reach - padding, *out)
-        taps = [(ky, kx) for ky in range(k) for kx in range(k)]
+        turned = {(k - 1 - ky, k - 1 - kx): chosen for (ky, kx), chosen in numbers.items()}
         distance = {tap: o * _distance(frame, 1, tap[0] * dilation, tap[1] * dilation) for tap in taps}
-        numbers = {(ky, kx): all_numbers[:, :, k - 1 - ky, k - 1 - kx] for ky, kx in taps}
-        parts = [_make_part(0, (h, w), frame["frame_width"], lambda y, x: y * w + x, distance, numbers)]
-        return _assemble({**frame, **_map(o, *out), **_out_map(c, (h, w)), "group": 1}, parts)
-    before = reach // 2
-    rows, columns = (max(size, (side - 1 + padding) // 2 + 1) for size, side in zip(out, (h, w), strict=True))
-    frame = {"top": before, "left": before, "step": 1, "frame_height": rows + before, "frame_width": columns + before}
-    width, parts = frame["frame_width"], []
-    for a in (0, 1):
-        for b in (0, 1):
-            (y0, ny), (x0, nx) = (_of_parity(parity, side, padding) for parity, side in ((a, h), (b, w)))
-            taps = [(ky, kx) for ky in range(k) for kx in range(k)]
-            taps = [t for t in taps if (t[0] * dilation - a) % 2 == 0 and (t[1] * dilation - b) % 2 == 0]
-            down = {t: (before - (t[0] * dilation - a) // 2, before - (t[1] * dilation - b) // 2) for t in taps}
-            distance = {t: o * (y * width + x) for t, (y, x) in down.items()}
-            numbers = {(ky, kx): all_numbers[:, :, ky, kx] for ky, kx in taps}
-
-            def place(y: int, x: int, y0: int = y0, x0: int = x0, a: int = a, b: int = b) -> int:
-                return (2 * (y + y0) + a - padding) * w + 2 * (x + x0) + b - padding
-
-            if ny > 0 and nx > 0:
-                parts.append(_make_part((y0 * width + x0) * o, (ny, nx), width, place, distance, numbers))
+        parts = [_make_part(0, (h, w), frame["frame_width"], lambda y, x: y * w + x, distance, turned)]
+    else:
+        before = reach // 2
+        rows, columns = (max(size, (side - 1 + padding) // 2 + 1) for size, side in zip(out, (h, w), strict=True))
+        frame = {"top": before, "left": before, "step": 1}
+        frame |= {"frame_height": rows + before, "frame_width": columns + before}
+        parts = [
+            part
+            for parity in ((0, 0), (0, 1), (1, 0), (1, 1))
+            if (part := _part_of_parity(parity, o, (h, w), dilation, padding, frame, numbers)) is not None
+        ]
     return _assemble({**frame, **_map(o, *out), **_out_map(c, (h, w)), "group": 1}, parts)
+
+
+def _part_of_parity(
+    parity: tuple[int, int],
+    o: int,
+    size: tuple[int, int],
+    dilation: int,
+    padding: int,
+    frame: dict[str, int],
+    numbers: dict,
+) -> dict | None:
+    """The input's pixels at rows 2y + parity[0] - padding and columns 2x + parity[1] - padding; None where there are
+    none. Those taps reach them whose distance is of their parity."""
+    (y0, rows), (x0, columns) = (_of_parity(one, side, padding) for one, side in zip(parity, size, strict=True))
+    if rows <= 0 or columns <= 0:
+        return None
+    width, before = frame["frame_width"], frame["top"]
+    distance = {}
+    for tap in numbers:
+        (down, odd), (right, odder) = (divmod(at * dilation - one, 2) for at, one in zip(tap, parity, strict=True))
+        if not (odd or odder):
+            distance[tap] = o * ((before - down) * width + before - right)
+
+    def place(y: int, x: int) -> int:
+        return (2 * (y + y0) + parity[0] - padding) * size[1] + 2 * (x + x0) + parity[1] - padding
+
+    return _make_part((y0 * width + x0) * o, (rows, columns), width, place, distance, numbers)
 
 
 @functools.lru_cache(maxsize=256)
