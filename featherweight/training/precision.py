@@ -18,7 +18,8 @@ def resolve_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
     """`config` with "auto" replaced by "bf16" where `device` measures faster with it, else by "fp32"."""
     if config.precision != "auto":
         return config
-    return dataclasses.replace(config, precision="bf16" if _bf16_pays(device, config.fused) else "fp32")
+    with_fused = config.fused and config.channels_last and not config.compile  # as the engine puts them in
+    return dataclasses.replace(config, precision="bf16" if _bf16_pays(device, with_fused) else "fp32")
 
 
 def _bf16_pays(device: torch.device, with_fused: bool) -> bool:

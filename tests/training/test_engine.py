@@ -302,8 +302,9 @@ def test_bf16_is_not_measured_where_it_is_known_whether_it_pays(monkeypatch: pyt
     monkeypatch.setattr(precision.tiles, "available", lambda: True)  # where it always pays, no clock is asked
     assert resolve_precision(TrainConfig(), torch.device("cpu")).precision == "bf16"
     assert not asked
-    with pytest.raises(AssertionError):  # but by torch's operations it need not
-        resolve_precision(TrainConfig(fused=False), torch.device("cpu"))
+    for torchs in (TrainConfig(fused=False), TrainConfig(compile=True), TrainConfig(channels_last=False)):
+        with pytest.raises(AssertionError):  # but by torch's operations it need not
+            resolve_precision(torchs, torch.device("cpu"))
 
 
 def test_bf16_trains(tmp_path: Path) -> None:
