@@ -157,7 +157,7 @@ def _kernel_gradient(plan: _Plan, n: int, x: torch.Tensor, g: torch.Tensor) -> t
     k = round(taps**0.5)
     dw = torch.empty(o, c, k, k, memory_format=torch.channels_last)
     shape = plan.for_pictures(n)
-    arrays = (at(x), at(g), at(plan.offsets), ctypes.c_int64(taps), ctypes.byref(shape))
+    arrays = (at(x), at(g), at(plan.offsets), ctypes.c_int64(taps), at(plan.where), ctypes.byref(shape))
     done(functions().tiles_kernel_gradient(*arrays, at(dw)))
     return dw
 
@@ -234,7 +234,10 @@ def _gradient_plan(c: int, o: int, k: int, stride: int, dilation: int, padding: 
     taps = [_distance(frame, group, ky * dilation, kx * dilation) for ky in range(k) for kx in range(k)]
     shape = {**frame, **_map(c, h, w), **_out_map(o, out), "group": group}
     shape["slack"] = dilation * (k - 1) * (frame["frame_width"] + 1) + 2 * DEPTH
-    return _Plan(shape, (_Part * 0)(), torch.tensor(taps, dtype=torch.int32), torch.empty(0), torch.empty(0))
+    where = torch.full((group, frame["frame_height"], frame["frame_width"]), -1, dtype=torch.int32)
+    numbers = torch.arange(group * out[0] * out[1], dtype=torch.int32) * o
+    where[:, : out[0], : out[1]] = numbers.view(group, *out)
+    return _Plan(shape, (_Part * 0)(), torch.tensor(taps, dtype=torch.int32), where, torch.empty(0))
 
 
 def _of_parity(parity: int, side: int, padding: int) -> tuple[int, int]:
