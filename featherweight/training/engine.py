@@ -34,6 +34,7 @@ from featherweight.training.averaging import AveragedWeights
 from featherweight.training.captured import CapturedStep, CudaGraph, Graph
 from featherweight.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from featherweight.training.distillation import Teacher
+from featherweight.training.memory import long_lived_objects
 from featherweight.training.mixing import mixed, mixed_loss
 from featherweight.training.optimizers import Muon, build_optimizer, keep_rates_on, set_rate
 from featherweight.training.precision import autocast
@@ -174,7 +175,7 @@ class Trainer:
         if not checkpoint.exists():
             self.save(checkpoint)  # so that there is a good one from the first step on
         saved = time.monotonic()
-        with self.source, signals() as stop:
+        with self.source, signals() as stop, long_lived_objects():
             while self.progress.epoch < self.config.epochs:
                 begun, done_before = time.perf_counter(), self.progress.step
                 complete = self._run_epoch(stop)
