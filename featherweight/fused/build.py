@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SOURCES = ("norm.c", "norm_bf16.c", "depthwise.c", "depthwise_bf16.c", "first.c", "first_bf16.c")
 SOURCES += ("winograd.c", "tiles.c")
-HEADERS = ("space.h", "element.h")
+HEADERS = ("space.h", "element.h", "tiles.h")
 # -march=native: vectors as wide as this processor has. No -ffast-math: not-a-number must stay so.
 FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 FLAGS += ["-fopenmp", "-shared", "-fPIC", "-w"]

@@ -127,7 +127,7 @@ INLINE void gradient_sums_block(const element *x, const element *g, const float 
     }
 }
 
-/* dx = scale * d + slope * input + offset */
+/* dx = scale * d + slope * input + offset, from the pixel `from` on */
 INLINE void backward_block(const element *x, const element *g, const float *scale, const float *shift, const float *slope,
                            const float *offset, const layer *l, int64_t from, int64_t to, int64_t c, const int n, element *dx) {
     const int64_t C = l->channels;
@@ -141,7 +141,7 @@ INLINE void backward_block(const element *x, const element *g, const float *scal
             const int64_t at = i * C + c + j * LANES;
             vec input, d = behind(x, g, a[j], b[j], l, at, &input);
             d = a[j] * d + (p[j] * input + o[j]);
-            store_map(dx + at, l->relu_first ? where(load_map(x + at) > 0, d) : d);
+            store_map(dx + at - from * C, l->relu_first ? where(load_map(x + at) > 0, d) : d);
         }
 }
 
@@ -169,8 +169,27 @@ static void total(double *sums, int pieces, int64_t n) {   /* the pieces' sums, 
         for (int64_t i = 0; i < n; i++) sums[i] += sums[k * n + i];
 }
 
-/* What the norm of every channel of relu_first(x) comes to: line[0..C) mean, [C..2C) inverse deviation, [2C..3C) scale and
-   [3C..4C) shift. The running statistics move by `share` towards mean and variance (that without bias), where they are kept. */
+/* What the norm of every channel comes to, from the pieces' sums of its inputs less a pivot (NULL: 0) and of their squares:
+   line[0..C) mean, [C..2C) inverse deviation, [2C..3C) scale and [3C..4C) shift. The running statistics move by `share` towards
+   mean and variance (that without bias), where they are kept. */
+void FOR(norm_line)(double *sums, int pieces, const element *pivots, const float *weight, const float *bias, double eps,
+                    double share, const layer *original, float *running_mean, float *running_var, float *line) {
+    const int64_t C = original->channels, M = original->pixels;
+    total(sums, pieces, 2 * C);
+    for (int64_t c = 0; c < C; c++) {
+        const float first = pivots ? load_map(pivots + c / LANES * LANES)[c % LANES] : 0;
+        const double pivot = original->relu_first && first < 0 ? 0 : first, beyond = sums[c] / M, mean = pivot + beyond;
+        const double found = sums[C + c] / M - beyond * beyond, variance = found < 0 ? 0 : found;
+        const double inverse = 1 / sqrt(variance + eps);
+        line[c] = mean, line[C + c] = inverse;
+        line[2 * C + c] = weight[c] * inverse, line[3 * C + c] = bias[c] - mean * inverse * weight[c];
+        if (!running_mean) continue;
+        running_mean[c] += share * (mean - running_mean[c]);
+        running_var[c] += share * (variance * M / (M > 1 ? M - 1 : 1) - running_var[c]);
+    }
+}
+
+/* The line of the norm of relu_first(x). */
 int FOR(norm_statistics)(const element *x, const float *weight, const float *bias, double eps, double share,
                          const layer *original, float *running_mean, float *running_var, float *line) {
     const int64_t C = original->channels, M = original->pixels;
@@ -183,24 +202,13 @@ int FOR(norm_statistics)(const element *x, const float *weight, const float *bia
         const int64_t from = piece(M, pieces, k), to = piece(M, pieces, k + 1);
         WITH(original, BLOCKS(l, sum_block(x, x, l, from, to, c, n, own)))
     }
-    total(sums, pieces, 2 * C);
-    for (int64_t c = 0; c < C; c++) {
-        const float first = load_map(x + c / LANES * LANES)[c % LANES];
-        const double pivot = original->relu_first && first < 0 ? 0 : first, beyond = sums[c] / M, mean = pivot + beyond;
-        const double found = sums[C + c] / M - beyond * beyond, variance = found < 0 ? 0 : found;
-        const double inverse = 1 / sqrt(variance + eps);
-        line[c] = mean, line[C + c] = inverse;
-        line[2 * C + c] = weight[c] * inverse, line[3 * C + c] = bias[c] - mean * inverse * weight[c];
-        if (!running_mean) continue;
-        running_mean[c] += share * (mean - running_mean[c]);
-        running_var[c] += share * (variance * M / (M > 1 ? M - 1 : 1) - running_var[c]);
-    }
+    FOR(norm_line)(sums, pieces, x, weight, bias, eps, share, original, running_mean, running_var, line);
     free(sums);
     return 0;
 }
 
-void FOR(norm_forward)(const element *x, const float *scale, const float *shift, const element *residual, const layer *original,
-                       element *y) {
+void FOR(norm_forward)(const element *x, const float *line, const element *residual, const layer *original, element *y) {
+    const float *scale = line + 2 * original->channels, *shift = line + 3 * original->channels;
     const int pieces = omp_get_max_threads();
 #pragma omp parallel for schedule(static, 1)
     for (int k = 0; k < pieces; k++) {
@@ -210,14 +218,15 @@ void FOR(norm_forward)(const element *x, const float *scale, const float *shift,
     }
 }
 
-/* dx, and the gradients of the norm's weight and bias; mean and inverse deviation are those of the forward pass. */
-int FOR(norm_backward)(const element *x, const element *g, const float *scale, const float *shift, const float *mean,
-                       const float *inverse, const layer *original, element *dx, float *dweight, float *dbias) {
+/* The gradients of the norm's weight and bias, and what that of its input takes: slopes[0..C) slope, [C..2C) offset. line: as
+   the forward pass left it. */
+int FOR(norm_slopes)(const element *x, const element *g, const float *line, const layer *original, float *slopes, float *dweight,
+                     float *dbias) {
     const int64_t C = original->channels, M = original->pixels;
+    const float *mean = line, *inverse = line + C, *scale = line + 2 * C, *shift = line + 3 * C;
     const int pieces = omp_get_max_threads();
     double *sums = calloc(2 * C * pieces, sizeof(double));
-    float *line = malloc(2 * C * sizeof(float));   /* slope, offset */
-    if (!sums || !line) { free(sums); free(line); return 1; }
+    if (!sums) return 1;
 #pragma omp parallel for schedule(static, 1)
     for (int k = 0; k < pieces; k++) {
         double *own = sums + 2 * C * k;
@@ -230,15 +239,27 @@ int FOR(norm_backward)(const element *x, const element *g, const float *scale, c
         const double slope = -scale[c] * squared * sums[C + c] / M;
         dbias[c] = sums[c];
         dweight[c] = sums[C + c] * inverse[c];
-        line[c] = slope;
-        line[C + c] = -scale[c] * sums[c] / M - slope * mean[c];
-    }
-#pragma omp parallel for schedule(static, 1)
-    for (int k = 0; k < pieces; k++) {
-        const int64_t from = piece(M, pieces, k), to = piece(M, pieces, k + 1);
-        WITH(original, BLOCKS(l, backward_block(x, g, scale, shift, line, line + C, l, from, to, c, n, dx)))
+        slopes[c] = slope;
+        slopes[C + c] = -scale[c] * sums[c] / M - slope * mean[c];
     }
     free(sums);
-    free(line);
     return 0;
+}
+
+/* The gradient of the norm's input at the pixels from .. to, the first at dx; x and g from the map's first pixel on. */
+void FOR(norm_backward_piece)(const element *x, const element *g, const float *line, const float *slopes, const layer *original,
+                              int64_t from, int64_t to, element *dx) {
+    const int64_t C = original->channels;
+    const float *scale = line + 2 * C, *shift = line + 3 * C;
+    WITH(original, BLOCKS(l, backward_block(x, g, scale, shift, slopes, slopes + C, l, from, to, c, n, dx)))
+}
+
+void FOR(norm_backward)(const element *x, const element *g, const float *line, const float *slopes, const layer *original,
+                        element *dx) {
+    const int pieces = omp_get_max_threads();
+#pragma omp parallel for schedule(static, 1)
+    for (int k = 0; k < pieces; k++) {
+        const int64_t from = piece(original->pixels, pieces, k), to = piece(original->pixels, pieces, k + 1);
+        FOR(norm_backward_piece)(x, g, line, slopes, original, from, to, dx + from * original->channels);
+    }
 }

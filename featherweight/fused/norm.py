@@ -7,6 +7,7 @@ norm.c.
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,6 +49,60 @@ class FusedNorm(nn.Module):
             return self(x) + residual  # one that is broadcast: not for norm.c
         return _Norm.apply(x, self.norm.weight, self.norm.bias, residual, self)  # type: ignore[no-any-return]
 
+    def passed(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, sums: torch.Tensor | None = None
+    ) -> Passed:
+        """What the norm comes to for this x; the running statistics move on as torch moves them. sums [pieces, 2, C],
+        float64: of x (after the ReLU that is before the norm) and of its squares, where somebody has them already."""
+        norm, layer = self.norm, self._layer(x)
+        share, kept = 0.0, (None, None)
+        if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+            share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            kept = (norm.running_mean, norm.running_var)
+        line = torch.empty(4, x.shape[1])
+        values = (at(weight), at(bias), ctypes.c_double(norm.eps), ctypes.c_double(share), ctypes.byref(layer))
+        values += (*map(at, kept), at(line))
+        if sums is None:
+            done(function("norm_statistics", x.dtype)(at(x), *values))
+        else:
+            function("norm_line", x.dtype)(at(sums), len(sums), None, *values)
+        return Passed(line, layer)
+
+    def _layer(self, x: torch.Tensor) -> _Layer:
+        layer = _Layer(pixels=x.numel() // x.shape[1], channels=x.shape[1])
+        layer.relu_first, layer.relu_after = self.relu_first, self.relu_after
+        if self.dropout > 0:
+            key = int(torch.randint(2**62, ()))
+            layer.key[0], layer.key[1] = key & 0xFFFFFFFF, key >> 32
+            layer.drop_below = min(round(self.dropout * 2**32), 2**32 - 1)
+            layer.keep_scale = 1 / (1 - self.dropout)
+        return layer
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A norm's pass over one map x. line [4, C]: mean, inverse deviation, scale and shift."""
+
+    line: torch.Tensor
+    layer: _Layer
+
+    def write(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        """What the norm and its neighbours make of x."""
+        if residual is not None:
+            residual = residual.contiguous(memory_format=torch.channels_last)
+        y = torch.empty_like(x)
+        function("norm_forward", x.dtype)(at(x), at(self.line), at(residual), ctypes.byref(self.layer), at(y))
+        return y
+
+    def slopes(self, x: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the gradient of x takes, [2, C], and the gradients of weight and bias."""
+        found = torch.empty(4, x.shape[1])
+        slopes, dweight, dbias = found[:2], found[2], found[3]
+        values = (at(x), at(gradient), at(self.line), ctypes.byref(self.layer))
+        done(function("norm_slopes", x.dtype)(*values, at(slopes), at(dweight), at(dbias)))
+        return slopes, dweight, dbias
+
 
 class _Norm(torch.autograd.Function):
     @staticmethod
@@ -60,51 +115,17 @@ class _Norm(torch.autograd.Function):
         of: FusedNorm,
     ) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        layer = _describe(x, of)
-        line = _statistics(x, weight.detach(), bias.detach(), layer, of.norm)
-        scale, shift = line[2:]
-        if residual is not None:
-            residual = residual.contiguous(memory_format=torch.channels_last)
-        y = torch.empty_like(x)
-        function("norm_forward", x.dtype)(at(x), at(scale), at(shift), at(residual), ctypes.byref(layer), at(y))
-        ctx.save_for_backward(x, line)
-        ctx.layer, ctx.residual = layer, residual is not None
-        return y
+        ctx.passed, ctx.residual = of.passed(x, weight, bias), residual is not None
+        ctx.save_for_backward(x)
+        return ctx.passed.write(x, residual)  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        x, line = ctx.saved_tensors
-        mean, inverse, scale, shift = line
+        (x,), passed = ctx.saved_tensors, ctx.passed
         gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        dx, dweight, dbias = torch.empty_like(x), torch.empty_like(scale), torch.empty_like(scale)
-        values = (x, gradient, scale, shift, mean, inverse)
-        out = (dx, dweight, dbias)
-        done(function("norm_backward", x.dtype)(*map(at, values), ctypes.byref(ctx.layer), *map(at, out)))
+        slopes, dweight, dbias = passed.slopes(x, gradient)
+        dx = torch.empty_like(x)
+        values = (at(x), at(gradient), at(passed.line), at(slopes), ctypes.byref(passed.layer))
+        function("norm_backward", x.dtype)(*values, at(dx))
         return dx, dweight, dbias, gradient if ctx.residual else None, None
-
-
-def _describe(x: torch.Tensor, of: FusedNorm) -> _Layer:
-    layer = _Layer(pixels=x.numel() // x.shape[1], channels=x.shape[1])
-    layer.relu_first, layer.relu_after = of.relu_first, of.relu_after
-    if of.dropout > 0:
-        key = int(torch.randint(2**62, ()))
-        layer.key[0], layer.key[1] = key & 0xFFFFFFFF, key >> 32
-        layer.drop_below = min(round(of.dropout * 2**32), 2**32 - 1)
-        layer.keep_scale = 1 / (1 - of.dropout)
-    return layer
-
-
-def _statistics(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, layer: _Layer, norm: nn.BatchNorm2d
-) -> torch.Tensor:
-    """[4, C]: mean, inverse deviation, scale and shift; the running statistics move on as torch moves them."""
-    share, kept = 0.0, (None, None)
-    if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        kept = (norm.running_mean, norm.running_var)
-    line = torch.empty(4, x.shape[1])
-    values = (at(x), at(weight), at(bias), ctypes.c_double(norm.eps), ctypes.c_double(share), ctypes.byref(layer))
-    done(function("norm_statistics", x.dtype)(*values, *map(at, kept), at(line)))
-    return line

@@ -80,12 +80,14 @@ def _fuse_first(traced: fx.GraphModule, node: fx.Node, kind: torch.dtype) -> boo
 
 
 def _fuse(traced: fx.GraphModule, node: fx.Node, norm: nn.BatchNorm2d) -> None:
-    """Replace `node`, a batch norm, and its fitting neighbours by one FusedNorm."""
+    """Replace `node`, a batch norm, and its fitting neighbours by one FusedNorm, together with a convolution by tiles
+    before it."""
     source, last, dropout, residual = node.args[0], node, 0.0, None
     assert isinstance(source, fx.Node)
     relu_first = _is_relu(traced, source) and len(source.users) == 1
     if relu_first:
         source = source.args[0]
+        assert isinstance(source, fx.Node)
     after = _only_user(last)
     relu_after = not relu_first and after is not None and _is_relu(traced, after)
     if relu_after and after is not None:
@@ -100,8 +102,13 @@ def _fuse(traced: fx.GraphModule, node: fx.Node, norm: nn.BatchNorm2d) -> None:
         if len(others) == 1 and isinstance(others[0], fx.Node) and not after.kwargs:
             last, residual = after, others[0]
     name = f"fused_{node.name}"
-    module = FusedNorm(norm, relu_first=relu_first, relu_after=relu_after, dropout=dropout)
-    traced.add_module(name, module)
+    alone = FusedNorm(norm, relu_first=relu_first, relu_after=relu_after, dropout=dropout)
+    conv = _layer(traced, source, tiles.TileConv)
+    if conv is not None and conv.conv.bias is None and len(source.users) == 1:
+        traced.add_module(name, tiles.TileConvNorm(conv.conv, alone))
+        source = source.args[0]
+    else:
+        traced.add_module(name, alone)
     with traced.graph.inserting_after(last):
         new = traced.graph.call_module(name, (source, residual))
     last.replace_all_uses_with(new)

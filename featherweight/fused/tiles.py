@@ -1,16 +1,14 @@
-"""Convolutions of bf16 maps by a processor's matrix tiles (Intel AMX), as one step of automatic differentiation.
+"""Convolutions of bf16 maps by a processor's matrix tiles (Intel AMX), alone or with the norm behind them, as one step
+of automatic differentiation.
 
-The arithmetic is in tiles.c, which moves tiles and multiplies them; here the plan of each pass is made: where in its
-frame a picture lies, and which numbers of a pixel's neighbourhood meet which of the kernel. Letters: N pictures, C
-input channels, O output channels, H rows, W columns; maps are bfloat16 in channels-last memory, C and O multiples of
-16.
+The arithmetic is in tiles.c, what it does to which numbers in tile_plans.py. Letters: N pictures, C input channels, O
+output channels, H rows, W columns; maps are bfloat16 in channels-last memory, C and O multiples of 16.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,20 +16,10 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from featherweight.fused.build import at, done, functions, library, require
+from featherweight.fused.norm import FusedNorm
+from featherweight.fused.tile_plans import SIDE, Plan, forward_plan, gradient_plan, input_plan, lines, out_side
 
-SIDE, DEPTH = 16, 32  # of a tile: its rows, and the bf16 numbers in one
-TOGETHER = 1024  # positions of a frame that the kernel's gradient takes at a time, about: they stay in the second cache
-_FIELDS = ("pictures", "height", "width", "channels", "top", "left", "step", "frame_height", "frame_width")
-_FIELDS += ("out_height", "out_width", "out_channels", "group", "slack")
-_PART = ("base", "positions", "chunks", "first_chunk", "first_position")
-
-
-class _Shape(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in _FIELDS]
-
-
-class _Part(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in _PART]
+Sizes = tuple[int, int, int]  # stride, dilation, padding
 
 
 @functools.cache
@@ -68,255 +56,163 @@ class TileConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         conv = self.conv
-        require(x, conv.weight, conv.bias)
-        if x.shape[1] != conv.in_channels:
-            raise ValueError(f"a map of {x.shape[1]} channels does not fit a layer of {conv.in_channels}")
-        sizes = conv.stride[0], conv.dilation[0], conv.padding[0]
-        return _Conv.apply(x.bfloat16(), conv.weight, conv.bias, sizes)  # type: ignore[no-any-return]
+        _check(conv, x)
+        return _Conv.apply(x.bfloat16(), conv.weight, conv.bias, _sizes(conv))  # type: ignore[no-any-return]
+
+
+class TileConvNorm(nn.Module):
+    """`norm` of `conv`, which has no bias: its statistics are summed while the convolution writes its map, and on
+    the way back the gradient passes the norm a few pictures at a time, to be used for both of the convolution's
+    gradients before it leaves the cache. [N, C, H, W] → [N, O, H', W'], bfloat16, like the residual."""
+
+    def __init__(self, conv: nn.Conv2d, norm: FusedNorm) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, norm
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        conv, norm = self.conv, self.norm.norm
+        _check(conv, x)
+        require(x, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        if residual is not None and (residual.dtype != torch.bfloat16 or residual.shape != _shape_of(conv, x)):
+            return self(x) + residual  # one that is broadcast
+        return _ConvNorm.apply(x.bfloat16(), conv.weight, norm.weight, norm.bias, residual, self)  # type: ignore[no-any-return]
+
+
+def _sizes(conv: nn.Conv2d) -> Sizes:
+    padding = conv.padding
+    assert not isinstance(padding, str)
+    return conv.stride[0], conv.dilation[0], padding[0]
+
+
+def _shape_of(conv: nn.Conv2d, x: torch.Tensor) -> tuple[int, ...]:
+    k, sizes = conv.kernel_size[0], _sizes(conv)
+    return x.shape[0], conv.out_channels, out_side(x.shape[2], k, *sizes), out_side(x.shape[3], k, *sizes)
+
+
+def _check(conv: nn.Conv2d, x: torch.Tensor) -> None:
+    require(x, conv.weight, conv.bias)
+    if x.shape[1] != conv.in_channels:
+        raise ValueError(f"a map of {x.shape[1]} channels does not fit a layer of {conv.in_channels}")
+    if min(_shape_of(conv, x)[2:]) < 1:
+        side = conv.kernel_size[0]
+        raise ValueError(f"a map of {x.shape[2]}x{x.shape[3]} pixels is too small for a kernel of {side}x{side}")
 
 
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, sizes: tuple[int, int, int]
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, sizes: Sizes
     ) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        (n, c, h, w), (o, _, k, _) = x.shape, weight.shape
         ctx.save_for_backward(x, weight)
         ctx.sizes = sizes
-        out = _out(h, k, *sizes), _out(w, k, *sizes)
-        if min(out) < 1:
-            raise ValueError(f"a map of {h}x{w} pixels is too small for a kernel of {k}x{k}")
-        if k == 1 and sizes[0] == 1:
-            n, h, w = _lines(n, h * w)
-        y = torch.empty(x.shape[0], o, *out, dtype=torch.bfloat16, memory_format=torch.channels_last)
-        _run(_forward_plan(c, o, k, *sizes, h, w), n, x, weight, bias, y)
-        return y
+        return _convolve(x, weight, bias, sizes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         g = g.bfloat16().contiguous(memory_format=torch.channels_last)
-        (n, c, h, w), (o, _, k, _) = x.shape, weight.shape
-        if k == 1 and ctx.sizes[0] == 1:
-            n, h, w = _lines(n, h * w)
-        dx = dw = db = None
-        if ctx.needs_input_grad[0]:
-            dx = torch.empty_like(x)
-            _run(_input_plan(c, o, k, *ctx.sizes, h, w), n, g, weight, None, dx)
-        if ctx.needs_input_grad[1]:
-            dw = _kernel_gradient(_gradient_plan(c, o, k, *ctx.sizes, h, w), n, x, g)
-        if ctx.needs_input_grad[2]:
-            db = g.sum((0, 2, 3), dtype=torch.float32)
+        dx, dw = _gradients(x, weight, g, ctx.sizes, ctx.needs_input_grad[:2])
+        db = g.sum((0, 2, 3), dtype=torch.float32) if ctx.needs_input_grad[2] else None
         return dx, dw, db, None
 
 
-def _out(side: int, kernel: int, stride: int, dilation: int, padding: int) -> int:
-    return (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+class _ConvNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        scale: torch.Tensor,
+        shift: torch.Tensor,
+        residual: torch.Tensor | None,
+        of: TileConvNorm,
+    ) -> torch.Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        ctx.sizes, ctx.residual = _sizes(of.conv), residual is not None
+        sums = torch.zeros(functions().tiles_pieces(), 2, weight.shape[0], dtype=torch.float64)
+        y = _convolve(x, weight, None, ctx.sizes, sums, relu=of.norm.relu_first)
+        ctx.passed = of.norm.passed(y, scale, shift, sums)
+        ctx.save_for_backward(x, weight, y)
+        return ctx.passed.write(y, residual)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        x, weight, y = ctx.saved_tensors
+        gradient = gradient.bfloat16()
+        g = gradient.contiguous(memory_format=torch.channels_last)
+        slopes, dscale, dshift = ctx.passed.slopes(y, g)
+        behind = _Norm(at(y), at(ctx.passed.line), at(slopes), ctypes.addressof(ctx.passed.layer))
+        dx, dw = _gradients(x, weight, g, ctx.sizes, ctx.needs_input_grad[:2], behind)
+        return dx, dw, dscale, dshift, gradient if ctx.residual else None, None
 
 
-def _lines(pictures: int, pixels: int) -> tuple[int, int, int]:
-    """Pictures, height and width for a 1x1 kernel, to which all pixels are one line: cut where it fits the cache, and
-    so that every thread has its piece."""
-    most = max(1, min(TOGETHER // pixels, pictures // torch.get_num_threads()))
-    together = next(g for g in range(most, 0, -1) if pictures % g == 0)
-    return pictures // together, 1, together * pixels
+class _Norm(ctypes.Structure):
+    """tiles.c's `norm_behind`."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("y", "line", "slopes", "layer")]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How one pass goes; `kernel` says for each place in its tiles which number of the weight stands there, as it lies
-    in channels-last memory (-1: none, a 0)."""
-
-    shape: dict[str, int]
-    parts: ctypes.Array[_Part]
-    offsets: torch.Tensor
-    where: torch.Tensor
-    kernel: torch.Tensor
-
-    def for_pictures(self, n: int) -> _Shape:
-        return _Shape(pictures=n, **self.shape)
+def _lines(x: torch.Tensor, k: int, sizes: Sizes) -> tuple[int, int, int]:
+    """Pictures, height and width as the plans are to see them: to a 1x1 kernel, all pixels are lines."""
+    n, _, h, w = x.shape
+    return lines(n, h * w) if k == 1 and sizes[0] == 1 else (n, h, w)
 
 
-def _run(
-    plan: _Plan, n: int, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor
-) -> None:
+def _cut(weight: torch.Tensor, plan: Plan) -> torch.Tensor:
+    kernel = torch.empty(plan.places.shape, dtype=torch.bfloat16)
     weight = weight.detach().contiguous(memory_format=torch.channels_last)
-    kernel = torch.empty(plan.kernel.shape, dtype=torch.bfloat16)
-    functions().tiles_cut(at(weight), at(plan.kernel), ctypes.c_int64(kernel.numel()), at(kernel))
-    bias = None if bias is None else bias.detach().float().contiguous()
-    arrays = (at(x), at(kernel), at(plan.offsets), at(plan.where), at(bias))
-    shape = plan.for_pictures(n)
-    done(functions().tiles_convolve(*arrays, ctypes.byref(shape), plan.parts, ctypes.c_int64(len(plan.parts)), at(y)))
+    functions().tiles_cut(at(weight), at(plan.places), ctypes.c_int64(kernel.numel()), at(kernel))
+    return kernel
 
 
-def _kernel_gradient(plan: _Plan, n: int, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    """[O, C, k, k] in float32."""
-    c, o, taps = plan.shape["channels"], plan.shape["out_channels"], len(plan.offsets)
-    k = round(taps**0.5)
-    dw = torch.empty(o, c, k, k, memory_format=torch.channels_last)
-    shape = plan.for_pictures(n)
-    arrays = (at(x), at(g), at(plan.offsets), ctypes.c_int64(taps), at(plan.where), ctypes.byref(shape))
-    done(functions().tiles_kernel_gradient(*arrays, at(dw)))
-    return dw
+def _convolve(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    sizes: Sizes,
+    sums: torch.Tensor | None = None,
+    *,
+    relu: bool = False,
+) -> torch.Tensor:
+    """The convolution's map; its sums and those of its squares, of what ReLU lets through where `relu`, go into `sums`
+    [threads, 2, O]."""
+    (_, _, h, w), (o, c, k, _) = x.shape, weight.shape
+    n, height, width = _lines(x, k, sizes)
+    plan = forward_plan(c, o, k, *sizes, height, width)
+    kernel = _cut(weight, plan)
+    out = out_side(h, k, *sizes), out_side(w, k, *sizes)
+    y = torch.empty(x.shape[0], o, *out, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    bias = None if bias is None else bias.detach().contiguous()
+    way = plan.of(n, kernel)
+    done(functions().tiles_convolve(at(x), ctypes.byref(way), at(bias), relu, at(sums), at(y)))
+    return y
 
 
-@functools.lru_cache(maxsize=256)
-def _forward_plan(c: int, o: int, k: int, stride: int, dilation: int, padding: int, h: int, w: int) -> _Plan:
-    taps = [(ky, kx) for ky in range(k) for kx in range(k)]
-    frame = _frame(k, stride, dilation, padding, h, w)
-    out = _out(h, k, stride, dilation, padding), _out(w, k, stride, dilation, padding)
-    distance = {tap: c * _distance(frame, 1, tap[0] * dilation, tap[1] * dilation) for tap in taps}
-    numbers = {(ky, kx): _numbers(o, c, k)[:, :, ky, kx] for ky, kx in taps}
-    part = _make_part(0, out, frame["frame_width"], lambda y, x: y * out[1] + x, distance, numbers)
-    return _assemble({**frame, **_map(c, h, w), **_out_map(o, out), "group": 1}, [part])
-
-
-@functools.lru_cache(maxsize=256)
-def _input_plan(c: int, o: int, k: int, stride: int, dilation: int, padding: int, h: int, w: int) -> _Plan:
-    """From the gradient [N, O, H', W'] to that of the input [N, C, H, W]: the convolution with the turned kernel; with
-    stride 2 one for each parity of row and column, whose pixels meet some of the taps only."""
-    out = _out(h, k, stride, dilation, padding), _out(w, k, stride, dilation, padding)
-    taps = [(ky, kx) for ky in range(k) for kx in range(k)]
-    numbers = {(ky, kx): _numbers(o, c, k).transpose(0, 1)[:, :, ky, kx] for ky, kx in taps}
-    reach = dilation * (k - 1)
-    if stride == 1:
-        frame = _frame(k, 1, dilation, reach - padding, *out)
-        turned = {(k - 1 - ky, k - 1 - kx): chosen for (ky, kx), chosen in numbers.items()}
-        distance = {tap: o * _distance(frame, 1, tap[0] * dilation, tap[1] * dilation) for tap in taps}
-        parts = [_make_part(0, (h, w), frame["frame_width"], lambda y, x: y * w + x, distance, turned)]
-    else:
-        before = reach // 2
-        rows, columns = (max(size, (side - 1 + padding) // 2 + 1) for size, side in zip(out, (h, w), strict=True))
-        frame = {"top": before, "left": before, "step": 1}
-        frame |= {"frame_height": rows + before, "frame_width": columns + before}
-        parts = [
-            part
-            for parity in ((0, 0), (0, 1), (1, 0), (1, 1))
-            if (part := _part_of_parity(parity, o, (h, w), dilation, padding, frame, numbers)) is not None
-        ]
-    return _assemble({**frame, **_map(o, *out), **_out_map(c, (h, w)), "group": 1}, parts)
-
-
-def _part_of_parity(
-    parity: tuple[int, int],
-    o: int,
-    size: tuple[int, int],
-    dilation: int,
-    padding: int,
-    frame: dict[str, int],
-    numbers: dict,
-) -> dict | None:
-    """The input's pixels at rows 2y + parity[0] - padding and columns 2x + parity[1] - padding; None where there are
-    none. Those taps reach them whose distance is of their parity."""
-    (y0, rows), (x0, columns) = (_of_parity(one, side, padding) for one, side in zip(parity, size, strict=True))
-    if rows <= 0 or columns <= 0:
-        return None
-    width, before = frame["frame_width"], frame["top"]
-    distance = {}
-    for tap in numbers:
-        (down, odd), (right, odder) = (divmod(at * dilation - one, 2) for at, one in zip(tap, parity, strict=True))
-        if not (odd or odder):
-            distance[tap] = o * ((before - down) * width + before - right)
-
-    def place(y: int, x: int) -> int:
-        return (2 * (y + y0) + parity[0] - padding) * size[1] + 2 * (x + x0) + parity[1] - padding
-
-    return _make_part((y0 * width + x0) * o, (rows, columns), width, place, distance, numbers)
-
-
-@functools.lru_cache(maxsize=256)
-def _gradient_plan(c: int, o: int, k: int, stride: int, dilation: int, padding: int, h: int, w: int) -> _Plan:
-    frame = _frame(k, stride, dilation, padding, h, w)
-    out = _out(h, k, stride, dilation, padding), _out(w, k, stride, dilation, padding)
-    group = max(1, TOGETHER // (frame["frame_height"] * frame["frame_width"]))
-    taps = [_distance(frame, group, ky * dilation, kx * dilation) for ky in range(k) for kx in range(k)]
-    shape = {**frame, **_map(c, h, w), **_out_map(o, out), "group": group}
-    shape["slack"] = dilation * (k - 1) * (frame["frame_width"] + 1) + 2 * DEPTH
-    where = torch.full((group, frame["frame_height"], frame["frame_width"]), -1, dtype=torch.int32)
-    numbers = torch.arange(group * out[0] * out[1], dtype=torch.int32) * o
-    where[:, : out[0], : out[1]] = numbers.view(group, *out)
-    return _Plan(shape, (_Part * 0)(), torch.tensor(taps, dtype=torch.int32), where, torch.empty(0))
-
-
-def _of_parity(parity: int, side: int, padding: int) -> tuple[int, int]:
-    """The first q with 0 <= 2q + parity - padding, and how many there are until `side`."""
-    first = -(-(padding - parity) // 2)
-    return max(first, 0), (side - 1 + padding - parity) // 2 + 1 - max(first, 0)
-
-
-def _map(channels: int, height: int, width: int) -> dict[str, int]:
-    return {"channels": channels, "height": height, "width": width}
-
-
-def _out_map(channels: int, size: tuple[int, int]) -> dict[str, int]:
-    return {"out_channels": channels, "out_height": size[0], "out_width": size[1]}
-
-
-def _frame(k: int, stride: int, dilation: int, padding: int, h: int, w: int) -> dict[str, int]:
-    """Where a picture lies. At stride 1 the zeros on the left of a row also stand behind the row before, and those
-    above a picture below the one before it; at stride 2 each plane has its own."""
-    if stride == 1:
-        height, width = h + padding, w + padding
-    else:
-        reach = dilation * (k - 1)
-        height, width = (
-            max(side + padding, (_out(side, k, stride, dilation, padding) - 1) * stride + reach + 1) + 1
-            for side in (h, w)
-        )
-        height, width = height // 2, width // 2
-    return {"top": padding, "left": padding, "step": stride, "frame_height": height, "frame_width": width}
-
-
-def _distance(frame: dict[str, int], group: int, down: int, right: int) -> int:
-    """How many pixels of the frame a tap lies away from the position's own."""
-    step, width = frame["step"], frame["frame_width"]
-    plane = (down % step) * step + right % step
-    return plane * group * frame["frame_height"] * width + (down // step) * width + right // step
-
-
-def _numbers(o: int, c: int, k: int) -> torch.Tensor:
-    """[O, C, k, k]: the place of each number of a weight in channels-last memory."""
-    return torch.arange(o * k * k * c, dtype=torch.int32).view(o, k, k, c).permute(0, 3, 1, 2)
-
-
-def _make_part(base: int, size: tuple[int, int], width: int, place: Any, distance: dict, numbers: dict) -> dict:
-    """One part of a plan: the taps that lie side by side in memory are cut into chunks together."""
-    rows, columns = size
-    where = [place(y, x) if x < columns else -1 for y in range(rows) for x in range(width)]
-    where = where[: (rows - 1) * width + columns]
-    positions = len(where)
-    where += [-1] * (-positions % (2 * SIDE))
-    offsets, tiles, run = [], [], []
-    for tap in sorted(distance, key=lambda one: distance[one]):
-        chosen = numbers[tap]  # [out channels, in channels]
-        if run and distance[tap] == run[-1][0] + run[-1][1].shape[1]:
-            run[-1] = (run[-1][0], torch.cat([run[-1][1], chosen], 1))
-        else:
-            run.append((distance[tap], chosen))
-    for start, chosen in run:
-        nothing = chosen.new_full((chosen.shape[0], -chosen.shape[1] % DEPTH), -1)
-        chosen = torch.cat([chosen, nothing], 1)
-        for chunk in range(chosen.shape[1] // DEPTH):
-            offsets.append(start + chunk * DEPTH)
-            cut = chosen[:, chunk * DEPTH : (chunk + 1) * DEPTH]  # [out channels, DEPTH]
-            tiles.append(cut.view(-1, SIDE, DEPTH // 2, 2).transpose(1, 2))  # [blocks, pairs, SIDE, 2]
-    return {"base": base, "positions": positions, "where": where, "offsets": offsets, "tiles": tiles}
-
-
-def _assemble(shape: dict[str, int], parts: list[dict]) -> _Plan:
-    found, first_chunk, first_position = [], 0, 0
-    for part in parts:
-        chunks = len(part["offsets"])
-        found.append(_Part(part["base"], part["positions"], chunks, first_chunk, first_position))
-        first_chunk, first_position = first_chunk + chunks, first_position + len(part["where"])
-    offsets = torch.tensor([offset for part in parts for offset in part["offsets"]], dtype=torch.int32)
-    where = torch.tensor([place for part in parts for place in part["where"]], dtype=torch.int32)
-    tiles = [tile for part in parts for tile in part["tiles"]]
-    kernel = torch.stack(tiles) if tiles else torch.empty(0, dtype=torch.int32)
-    furthest = int(offsets.max()) // shape["channels"] if len(offsets) else 0
-    in_frame = shape["step"] ** 2 * shape["frame_height"] * shape["frame_width"]
-    last = max(part["base"] // shape["channels"] + len(part["where"]) for part in parts)
-    slack = max(0, last + furthest - in_frame) + 2 * DEPTH
-    return _Plan({**shape, "slack": slack}, (_Part * len(found))(*found), offsets, where, kernel.contiguous())
+def _gradients(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    g: torch.Tensor,
+    sizes: Sizes,
+    wanted: tuple[bool, ...],
+    behind: _Norm | None = None,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The gradients of x and weight, as far as wanted, from that of the convolution's map or, with a norm behind it,
+    from that of the norm's."""
+    o, c, k, _ = weight.shape
+    n, height, width = _lines(x, k, sizes)
+    dx = dw = to_input = to_kernel = None
+    if wanted[0]:
+        plan = input_plan(c, o, k, *sizes, height, width)
+        kernel = _cut(weight, plan)
+        dx, to_input = torch.empty_like(x), plan.of(n, kernel)
+    if wanted[1]:
+        dw = torch.empty(o, c, k, k, memory_format=torch.channels_last)
+        to_kernel = gradient_plan(c, o, k, *sizes, height, width).of(n)
+    if any(wanted):
+        plans = [None if way is None else ctypes.byref(way) for way in (to_kernel, to_input)]
+        norm = None if behind is None else ctypes.byref(behind)
+        done(functions().tiles_backward(at(x), at(g), norm, *plans, at(dw), at(dx)))
+    return dx, dw

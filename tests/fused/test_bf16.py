@@ -140,6 +140,54 @@ def test_groups_of_pictures_that_do_not_come_out_even(stride: int) -> None:
 
 
 @needs_tiles
+@pytest.mark.parametrize(("first_relu", "after", "drop"), [(False, False, 0), (True, False, 0.2), (False, True, 0.3)])
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(1, 1, 1), (1, 2, 1), (3, 1, 2), (3, 2, 1)])
+def test_a_norm_with_its_convolution_is_the_norm_after_it(
+    first_relu: bool, after: bool, drop: float, with_residual: bool, kernel: int, stride: int, dilation: int
+) -> None:
+    """Of the statistics alone, those of the map before it is rounded, something is to be seen."""
+    conv = nn.Conv2d(48, 32, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
+    norm = nn.BatchNorm2d(32)
+    nn.init.uniform_(norm.weight, 0.5, 2)
+    nn.init.uniform_(norm.bias, -1, 1)
+    other, other_norm = copy.deepcopy(conv), copy.deepcopy(norm)
+    fitting = {"relu_first": first_relu, "relu_after": after, "dropout": drop}
+    apart = FusedNorm(other_norm, **fitting), tiles.TileConv(other)
+    together = tiles.TileConvNorm(conv, FusedNorm(norm, **fitting))
+    x, side = maps(23, 48, 7, 9) + 1, [(size - 1) // stride + 1 for size in (7, 9)]
+    found = []
+    for run in (lambda a, b: together(a, b), lambda a, b: apart[0](apart[1](a), b)):
+        one = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        residual = maps(23, 32, *side, seed=1).requires_grad_()
+        torch.manual_seed(3)
+        y = run(one, residual if with_residual else None)
+        y.backward(maps(*y.shape, seed=2))
+        found.append((y, one.grad, residual.grad))
+    for ours, right in zip(*found, strict=True):
+        if right is not None:
+            close(ours, right, 3 * ROUNDED)  # rounded twice
+    for ours, right in zip((conv.weight, *norm.parameters()), (other.weight, *other_norm.parameters()), strict=True):
+        close(ours.grad, right.grad, 2 * ROUNDED)
+    for name, value in other_norm.named_buffers():
+        close(norm.get_buffer(name), value, 1e-3)
+
+
+@needs_tiles
+def test_a_norm_with_its_convolution_asks_for_no_more_than_is_wanted() -> None:
+    conv = nn.Conv2d(16, 32, 3, padding=1, bias=False)
+    ours = tiles.TileConvNorm(conv, FusedNorm(nn.BatchNorm2d(32), relu_first=False, relu_after=True, dropout=0))
+    x = maps(4, 16, 6, 6)
+    assert torch.equal(ours(x, torch.ones(1, 32, 1, 1).bfloat16()), ours(x) + 1)  # a residual that is broadcast
+    conv.weight.requires_grad_(False)
+    ours(x).sum().backward()  # the norm alone learns
+    assert conv.weight.grad is None
+    assert ours.norm.norm.bias.grad is not None
+    with pytest.raises(ValueError, match="too small"):
+        tiles.TileConvNorm(nn.Conv2d(16, 32, 9, bias=False), ours.norm)(x)
+
+
+@needs_tiles
 def test_a_convolution_by_tiles_gives_what_is_asked_of_it_and_refuses_what_it_cannot_read() -> None:
     layer = nn.Conv2d(16, 32, 3, padding=1)
     ours, x = tiles.TileConv(layer), maps(2, 16, 6, 6)
