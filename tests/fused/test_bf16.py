@@ -141,6 +141,31 @@ def test_groups_of_pictures_that_do_not_come_out_even(stride: int) -> None:
 
 
 @needs_tiles
+@pytest.mark.parametrize("channels", [32, 48, 64])
+def test_few_sums_at_a_time_give_the_bits_of_many(channels: int) -> None:
+    """Few are tried on the third turn of a piece of work: a picture, or for the kernel a group of three."""
+    torch.set_num_threads(1)
+    layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+    norm = nn.BatchNorm2d(channels)
+    ours = tiles.TileConvNorm(layer, FusedNorm(norm, relu_first=False, relu_after=False, dropout=0))
+    x, g = (maps(3, channels, 16, 16, seed=seed).repeat(3, 1, 1, 1) for seed in (0, 1))
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    tiles.TileConv(layer)(x).backward(g.contiguous(memory_format=torch.channels_last))
+    for found in (tiles.TileConv(layer)(x), ours(x), x.grad):
+        assert found is not None
+        assert torch.equal(found[:3], found[3:6])
+        assert torch.equal(found[:3], found[6:])
+    slopes = []
+    for pictures, last in ((x, g), (x[:3], g[:3])):
+        layer.weight.grad = None
+        slope = last.clone()
+        slope[:-3] = 0
+        tiles.TileConv(layer)(pictures).backward(slope.contiguous(memory_format=torch.channels_last))
+        slopes.append(layer.weight.grad)
+    assert torch.equal(*slopes)
+
+
+@needs_tiles
 @pytest.mark.parametrize(("first_relu", "after", "drop"), [(False, False, 0), (True, False, 0.2), (False, True, 0.3)])
 @pytest.mark.parametrize("with_residual", [False, True])
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(1, 1, 1), (1, 2, 1), (3, 1, 2), (3, 2, 1)])
