@@ -17,6 +17,7 @@ from typing import Any
 from featherweight.bench.contender import Contender
 from featherweight.bench.job import Job
 from featherweight.bench.machine import Idleness, describe
+from featherweight.config import TrainConfig
 from featherweight.terminal import Progress
 from featherweight.training.run_folder import new_folder, run_name
 from featherweight.utils import UserError, require_place
@@ -40,27 +41,8 @@ def measure(
     """Train `recipe` once for each seed, each in a process of its own, and say what it took and whether the mean test
     accuracy reaches `target`. The runs (weights, record, metrics) are kept as new folders of `runs_folder`, where one
     is given. Raises UserError for bad settings, missing data or a run that fails."""
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds {' '.join(map(str, seeds))}: give each seed once")
-    jobs = [
-        Job(
-            kind="whole_run",
-            recipe=recipe,
-            overrides={"seed": seed},
-            data_dir=data_dir,
-            device=device,
-            threads=threads,
-        )
-        for seed in seeds
-    ]
-    configs = [job.config() for job in jobs]  # all settings are checked before any run
-    if runs_folder is not None:
-        places = [new_folder(runs_folder, run_name(config.recipe, config.seed)) for config in configs]
-        for place in places:
-            require_place(place / "config.json")
-        jobs = [dataclasses.replace(job, folder=str(place)) for job, place in zip(jobs, places, strict=True)]
-    if not configs[0].read_test:
-        raise UserError(f"recipe {recipe} leaves the test pictures unread, so it cannot be timed to a test accuracy")
+    job = Job(kind="whole_run", recipe=recipe, data_dir=data_dir, device=device, threads=threads)
+    jobs, configs = _plan(job, seeds, runs_folder)
     idleness, runs, facts = Idleness(), [], {}
     with Progress("training", sum(config.epochs for config in configs), "epochs", lines=False) as bar:
 
@@ -87,6 +69,23 @@ def measure(
         **summarise(runs, target),
         "runs": runs,
     }
+
+
+def _plan(job: Job, seeds: Sequence[int], runs_folder: Path | None) -> tuple[list[Job], list[TrainConfig]]:
+    """The job of each seed, in a folder of its own where there is to be one, and its settings; all are checked before
+    any run. Raises UserError."""
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {' '.join(map(str, seeds))}: give each seed once")
+    jobs = [dataclasses.replace(job, overrides={"seed": seed}) for seed in seeds]
+    configs = [job.config() for job in jobs]
+    if runs_folder is not None:
+        places = [new_folder(runs_folder, run_name(config.recipe, config.seed)) for config in configs]
+        for place in places:
+            require_place(place / "config.json")
+        jobs = [dataclasses.replace(job, folder=str(place)) for job, place in zip(jobs, places, strict=True)]
+    if not configs[0].read_test:
+        raise UserError(f"recipe {job.recipe} leaves the test pictures unread: it cannot be timed to a test accuracy")
+    return jobs, configs
 
 
 def figures(answer: dict[str, Any], peak_memory: int, target: float) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 /* Batch norm with what stands around it, in as few passes over memory as there can be.
 
    A map is [M, C] numbers (element.h): M pixels of all pictures, C channels side by side (channels-last memory). C is a multiple of
-   16, one vector. Forward: one pass for the statistics, one for
+   16, one vector. Forward: one pass for the statistics (where who wrote the map has
+   not summed them), one for
 
        y = keep(relu_after(scale * relu_first(x) + shift)) + residual
 

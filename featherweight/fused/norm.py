@@ -49,19 +49,25 @@ class FusedNorm(nn.Module):
             return self(x) + residual  # one that is broadcast: not for norm.c
         return _Norm.apply(x, self.norm.weight, self.norm.bias, residual, self)  # type: ignore[no-any-return]
 
-    def passed(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, sums: torch.Tensor | None = None
-    ) -> Passed:
+    def passed(self, x: torch.Tensor, sums: torch.Tensor | None = None) -> Passed:
         """What the norm comes to for this x; the running statistics move on as torch moves them. sums [pieces, 2, C],
         float64: of x (after the ReLU that is before the norm) and of its squares, where somebody has them already."""
         norm, layer = self.norm, self._layer(x)
+        if x.shape[1] != norm.num_features or layer.pixels < 2:
+            raise ValueError(f"a norm of {norm.num_features} channels has no statistics of a map {list(x.shape)}")
         share, kept = 0.0, (None, None)
         if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
             share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
             kept = (norm.running_mean, norm.running_var)
-        line = torch.empty(4, x.shape[1])
-        values = (at(weight), at(bias), ctypes.c_double(norm.eps), ctypes.c_double(share), ctypes.byref(layer))
+        line = torch.empty(4, x.shape[1], dtype=torch.float32)
+        values = (
+            at(norm.weight),
+            at(norm.bias),
+            ctypes.c_double(norm.eps),
+            ctypes.c_double(share),
+            ctypes.byref(layer),
+        )
         values += (*map(at, kept), at(line))
         if sums is None:
             done(function("norm_statistics", x.dtype)(at(x), *values))
@@ -97,7 +103,7 @@ class Passed:
 
     def slopes(self, x: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What the gradient of x takes, [2, C], and the gradients of weight and bias."""
-        found = torch.empty(4, x.shape[1])
+        found = torch.empty(4, x.shape[1], dtype=torch.float32)
         slopes, dweight, dbias = found[:2], found[2], found[3]
         values = (at(x), at(gradient), at(self.line), ctypes.byref(self.layer))
         done(function("norm_slopes", x.dtype)(*values, at(slopes), at(dweight), at(dbias)))
@@ -115,7 +121,7 @@ class _Norm(torch.autograd.Function):
         of: FusedNorm,
     ) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        ctx.passed, ctx.residual = of.passed(x, weight, bias), residual is not None
+        ctx.passed = of.passed(x)
         ctx.save_for_backward(x)
         return ctx.passed.write(x, residual)  # type: ignore[no-any-return]
 
@@ -128,4 +134,4 @@ class _Norm(torch.autograd.Function):
         dx = torch.empty_like(x)
         values = (at(x), at(gradient), at(passed.line), at(slopes), ctypes.byref(passed.layer))
         function("norm_backward", x.dtype)(*values, at(dx))
-        return dx, dweight, dbias, gradient if ctx.residual else None, None
+        return dx, dweight, dbias, gradient if ctx.needs_input_grad[3] else None, None

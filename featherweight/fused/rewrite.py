@@ -104,7 +104,7 @@ def _fuse(traced: fx.GraphModule, node: fx.Node, norm: nn.BatchNorm2d) -> None:
     name = f"fused_{node.name}"
     alone = FusedNorm(norm, relu_first=relu_first, relu_after=relu_after, dropout=dropout)
     conv = _layer(traced, source, tiles.TileConv)
-    if conv is not None and conv.conv.bias is None and len(source.users) == 1:
+    if conv is not None and conv.conv.bias is None and len(source.users) == 1 and not _overwritten(traced, source):
         traced.add_module(name, tiles.TileConvNorm(conv.conv, alone))
         source = source.args[0]
     else:
@@ -113,6 +113,12 @@ def _fuse(traced: fx.GraphModule, node: fx.Node, norm: nn.BatchNorm2d) -> None:
         new = traced.graph.call_module(name, (source, residual))
     last.replace_all_uses_with(new)
     traced.graph.eliminate_dead_code()
+
+
+def _overwritten(traced: fx.GraphModule, conv: fx.Node) -> bool:
+    """Whether the map that `conv` reads may be another by the time that the norm's neighbours are reached."""
+    source = conv.args[0]
+    return isinstance(source, fx.Node) and any(_is_relu(traced, user) for user in source.users)
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:

@@ -61,9 +61,10 @@ class Plan:
         return _Pass(_Shape(**self.shape), *arrays, count)
 
     def of(self, pictures: int, kernel: torch.Tensor | None = None) -> _Pass:
-        """What tiles.c reads; kernel: the weight cut into tiles, which must outlive it."""
+        """What tiles.c reads; kernel: the weight cut into tiles."""
         found = _Pass.from_buffer_copy(self._pass)
         found.map.pictures = pictures
+        found.kept = self, kernel  # whose memory it points into
         found.kernel = None if kernel is None else kernel.data_ptr()
         return found
 

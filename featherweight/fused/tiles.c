@@ -1,7 +1,7 @@
 /* Convolutions of bf16 maps by a processor's matrix tiles (Intel AMX): products of 16 x 32 by 32 x 16 numbers, summed in
    float. Maps are [N, H, W, C], C a multiple of 16.
 
-   A picture is copied into a frame of zeros, where the pixel that a tap reads lies at a fixed distance from the one that is
+   A picture is laid into a frame of zeros, where the pixel that a tap reads lies at a fixed distance from the one that is
    written, over the ends of rows as well: 16 neighbours in the frame are a tile's rows, whatever the width, and those of
    them that are no pixel of the map written are left out at the end. For stride 2 the frame is in four planes, by even and
    odd rows and columns, in each of which neighbours are neighbours again.
@@ -13,8 +13,8 @@
    A last chunk may reach into the next pixel, whose numbers then meet zeros: what is not a number spreads to a neighbour that
    should not see it, in pictures that are lost to the next norm anyway.
 
-   The work is cut into one piece a thread, by pictures; the kernel's gradient is summed in float, pieces in order: the same
-   number of threads gives the same bits. Source of the instructions: Intel's Architecture Instruction Set Extensions
+   The work is cut into one piece a thread, by pictures; the kernel's gradient is summed in float, pieces in order, and so are
+   the sums for the norm behind in double: the same number of threads gives the same bits. Source of the instructions: Intel's Architecture Instruction Set Extensions
    Programming Reference, chapter on AMX. */
 #include "tiles.h"
 
@@ -82,8 +82,8 @@ int tiles_backward(const bf16 *x, const bf16 *g, const norm_behind *norm, const 
     const int64_t pictures = s ? s->pictures : t->pictures, group = s ? s->group : 1;
     const int64_t pixels = s ? s->out_height * s->out_width : t->height * t->width, O = s ? s->out_channels : t->channels;
     const int64_t in = s ? s->height * s->width * s->channels : t->out_height * t->out_width * t->out_channels;
-    const int64_t size = s ? to_kernel->count * s->channels * O : 0, frame_size = t ? frame_pixels(t) * O : 0;
-    const int64_t passed_size = norm ? group * pixels * O : 0;
+    const int64_t size = s ? to_kernel->count * s->channels * O : 0;
+    const int64_t frame_size = t ? whole_lines(frame_pixels(t) * O) : 0, behind_size = norm ? whole_lines(group * pixels * O) : 0;
     float *sums = s ? aligned_alloc(64, size * pieces * sizeof(float)) : NULL;   /* a multiple of 1024 bytes */
     int failed = s && !sums;
     if (failed) return 1;
@@ -94,10 +94,10 @@ int tiles_backward(const bf16 *x, const bf16 *g, const norm_behind *norm, const 
         if (begin == end) continue;
         desk own = {0};
         const int64_t needed = s ? measure(to_kernel, &own) : 0;
-        bf16 *frame = (bf16 *)space((frame_size + passed_size + needed + 1) / 2), *passed = frame + frame_size;
+        bf16 *frame = (bf16 *)space((frame_size + behind_size + needed + 1) / 2), *behind = frame + frame_size;
         if (!frame) { failed = 1; continue; }
         memset(frame, 0, frame_size * sizeof(bf16));
-        if (s) set_out(passed + passed_size, to_kernel, &own);
+        if (s) set_out(behind + behind_size, to_kernel, &own);
         trial tried = {0};
         const counted not = {NULL, 0};
         for (int64_t i = begin; i < end; i += group) {
@@ -105,8 +105,8 @@ int tiles_backward(const bf16 *x, const bf16 *g, const norm_behind *norm, const 
             const bf16 *slope = g + i * pixels * O;
             if (norm) {
                 norm_backward_piece_bf16(norm->y, g, norm->line, norm->slopes, norm->layer, i * pixels, (i + held) * pixels,
-                                         passed);
-                slope = passed;
+                                         behind);
+                slope = behind;
             }
             if (s) gradient_of_group(x + i * in, slope, held, to_kernel, &own, sums + k * size);
             for (int64_t n = 0; t && n < held; n++)

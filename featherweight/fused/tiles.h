@@ -54,6 +54,7 @@ static void use_tiles(void) {   /* all eight of 16 rows of 64 bytes */
 
 INLINE __m256i eight_pairs(const bf16 *p) { return _mm256_loadu_si256((const __m256i *)p); }
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t whole_lines(int64_t numbers) { return (numbers + DEPTH - 1) / DEPTH * DEPTH; }   /* of the cache */
 INLINE int64_t planes(const shape *s) { return s->step * s->step; }
 INLINE int64_t frame_pixels(const shape *s) { return planes(s) * s->group * s->frame_height * s->frame_width + s->slack; }
 
@@ -88,13 +89,15 @@ INLINE void add_up(double *to, __m512 v) {
     _mm512_storeu_pd(to + 8, _mm512_add_pd(_mm512_loadu_pd(to + 8), _mm512_cvtps_pd(high)));
 }
 
-/* The sums of a tile's pixels that are written, into c. They are taken tile by tile: in the same order whatever the block. */
-INLINE void count(const float *tile, const float *bias, const int32_t *where, int64_t o, int64_t O, const counted *c) {
+/* The sums of a tile's pixels as they are written, rounded, into c: so that the mean is that of the map (of one that is the same
+   everywhere, exactly). They are taken tile by tile, in the same order whatever the block. */
+INLINE void add_to_counted(const float *tile, const float *bias, const int32_t *where, int64_t o, int64_t O, const counted *c) {
     const __m512 zero = _mm512_setzero_ps(), b = bias ? _mm512_loadu_ps(bias + o) : zero;
     __m512 sum = zero, squares = zero;
     for (int r = 0; r < SIDE; r++) {
         if (where[r] < 0) continue;
-        __m512 v = _mm512_add_ps(_mm512_load_ps(tile + r * SIDE), b);
+        const __m256i written = (__m256i)_mm512_cvtneps_pbh(_mm512_add_ps(_mm512_load_ps(tile + r * SIDE), b));
+        __m512 v = (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(written), 16);
         if (c->relu) v = _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask(v, zero, _CMP_LT_OQ), zero);   /* not-a-number stays */
         sum = _mm512_add_ps(sum, v), squares = _mm512_fmadd_ps(v, v, squares);
     }
@@ -140,15 +143,15 @@ INLINE void out(const float *first, const float *second, const float *bias, cons
 
 /* Six sums at a time are a fifth faster than two, but up to a third slower where another guest of the host uses the same
    core's tiles: then every tile that holds numbers seems to cost. The sums are the same to the last bit, so each piece of the
-   work tries both on its second and third turn and keeps to the faster. A turn begins with all tiles empty. */
-typedef struct { int64_t turn; int few; uint64_t since, took[2]; } trial;
-INLINE int begin_turn(trial *t) {
-    t->few = t->turn == 2 || (t->turn > 2 && t->took[1] < t->took[0]);
+   work tries both on its second and third round and keeps to the faster. A round begins with all tiles empty. */
+typedef struct { int64_t round; int few; uint64_t since, took[2]; } trial;
+INLINE int begin_round(trial *t) {
+    t->few = t->round == 2 || (t->round > 2 && t->took[1] < t->took[0]);
     use_tiles();
     t->since = __rdtsc();
     return t->few;
 }
-INLINE void end_turn(trial *t) { if (t->turn++ < 3) t->took[t->few] = __rdtsc() - t->since; }
+INLINE void end_round(trial *t) { if (t->round++ < 3) t->took[t->few] = __rdtsc() - t->since; }
 
 /* 16 · m pixels by 16 · n channels, n 1 or 2. */
 INLINE void block(const bf16 *at, const int32_t *offsets, const bf16 *kernel, int64_t chunks, const shape *s, const float *bias,
@@ -173,7 +176,7 @@ INLINE void block(const bf16 *at, const int32_t *offsets, const bf16 *kernel, in
 #undef RIGHT_STRIDE
     for (int i = 0; i < m; i++) {
         out(sums[i * n], n > 1 ? sums[i * n + 1] : NULL, bias, where + i * SIDE, o, O, y);
-        for (int j = 0; j < n && c->sums; j++) count(sums[i * n + j], bias, where + i * SIDE, o + j * SIDE, O, c);
+        for (int j = 0; j < n && c->sums; j++) add_to_counted(sums[i * n + j], bias, where + i * SIDE, o + j * SIDE, O, c);
     }
 }
 
@@ -202,9 +205,9 @@ static void do_part(const bf16 *frame, const plan *way, const part *p, const flo
 static void convolve(const bf16 *x, const plan *way, const float *bias, bf16 *frame, trial *tried, const counted *c, bf16 *y) {
     into_frame(x, &way->map, 0, frame);
     WRITTEN;
-    const int few = begin_turn(tried);
+    const int few = begin_round(tried);
     for (int64_t p = 0; p < way->count; p++) do_part(frame, way, way->parts + p, bias, few, c, y);
-    end_turn(tried);
+    end_round(tried);
 }
 
 /* The gradients g of 32 places, at the offsets `where` (negative: none, zeros), → 32 channels of 32 places, `to` apart by L;
@@ -311,7 +314,7 @@ INLINE void product(const bf16 *turned, int64_t L, const bf16 *const *pairs, int
 
 typedef struct {   /* what a thread works out the kernel's gradient in */
     int64_t row, pairs;              /* numbers in a row of `turned`, and in the pairs of either kind */
-    bf16 *even, *odd, *turned;       /* NULL where no tap reads them */
+    bf16 *even, *odd, *turned;       /* odd is NULL where no tap reads it */
     trial tried;
 } desk;
 
@@ -328,7 +331,7 @@ static void set_out(bf16 *memory, const plan *way, desk *d) {
     int64_t odds = 0;
     for (int64_t t = 0; t < way->count; t++) odds += way->offsets[t] & 1;
     memset(memory, 0, 2 * d->pairs * sizeof(bf16));
-    d->even = odds < way->count ? memory + 2 * way->map.channels : NULL;
+    d->even = memory + 2 * way->map.channels;   /* the first tap's */
     d->odd = odds ? memory + d->pairs + 2 * way->map.channels : NULL;
     d->turned = memory + 2 * d->pairs;
     d->tried = (trial){0};
@@ -361,9 +364,9 @@ static void gradient_of_group(const bf16 *x, const bf16 *g, int64_t held, const 
     for (int64_t n = 0; n < held; n++) into_pairs(x + n * s->height * s->width * s->channels, s, n, d->even, d->odd);
     turn(g, way->where, held, s, d->row, d->turned);
     WRITTEN;
-    const int few = begin_turn(&d->tried);
+    const int few = begin_round(&d->tried);
     add_products(d, way, held * s->frame_height * s->frame_width, few, sums);
-    end_turn(&d->tried);
+    end_round(&d->tried);
 }
 
 /* The pieces' sums, added in order, into dw [O, taps, C]. */

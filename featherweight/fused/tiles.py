@@ -130,10 +130,10 @@ class _ConvNorm(torch.autograd.Function):
         of: TileConvNorm,
     ) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        ctx.sizes, ctx.residual = _sizes(of.conv), residual is not None
+        ctx.sizes = _sizes(of.conv)
         sums = torch.zeros(functions().tiles_pieces(), 2, weight.shape[0], dtype=torch.float64)
         y = _convolve(x, weight, None, ctx.sizes, sums, relu=of.norm.relu_first)
-        ctx.passed = of.norm.passed(y, scale, shift, sums)
+        ctx.passed = of.norm.passed(y, sums)
         ctx.save_for_backward(x, weight, y)
         return ctx.passed.write(y, residual)
 
@@ -144,12 +144,12 @@ class _ConvNorm(torch.autograd.Function):
         gradient = gradient.bfloat16()
         g = gradient.contiguous(memory_format=torch.channels_last)
         slopes, dscale, dshift = ctx.passed.slopes(y, g)
-        behind = _Norm(at(y), at(ctx.passed.line), at(slopes), ctypes.addressof(ctx.passed.layer))
+        behind = _NormBehind(at(y), at(ctx.passed.line), at(slopes), ctypes.addressof(ctx.passed.layer))
         dx, dw = _gradients(x, weight, g, ctx.sizes, ctx.needs_input_grad[:2], behind)
-        return dx, dw, dscale, dshift, gradient if ctx.residual else None, None
+        return dx, dw, dscale, dshift, gradient if ctx.needs_input_grad[4] else None, None
 
 
-class _Norm(ctypes.Structure):
+class _NormBehind(ctypes.Structure):
     """tiles.c's `norm_behind`."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in ("y", "line", "slopes", "layer")]
@@ -197,7 +197,7 @@ def _gradients(
     g: torch.Tensor,
     sizes: Sizes,
     wanted: tuple[bool, ...],
-    behind: _Norm | None = None,
+    behind: _NormBehind | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """The gradients of x and weight, as far as wanted, from that of the convolution's map or, with a norm behind it,
     from that of the norm's."""
@@ -209,7 +209,7 @@ def _gradients(
         kernel = _cut(weight, plan)
         dx, to_input = torch.empty_like(x), plan.of(n, kernel)
     if wanted[1]:
-        dw = torch.empty(o, c, k, k, memory_format=torch.channels_last)
+        dw = torch.empty(o, c, k, k, dtype=torch.float32, memory_format=torch.channels_last)
         to_kernel = gradient_plan(c, o, k, *sizes, height, width).of(n)
     if any(wanted):
         plans = [None if way is None else ctypes.byref(way) for way in (to_kernel, to_input)]

@@ -143,7 +143,7 @@ def test_groups_of_pictures_that_do_not_come_out_even(stride: int) -> None:
 @needs_tiles
 @pytest.mark.parametrize("channels", [32, 48, 64])
 def test_few_sums_at_a_time_give_the_bits_of_many(channels: int) -> None:
-    """Few are tried on the third turn of a piece of work: a picture, or for the kernel a group of three."""
+    """Few are tried on the third round of a piece of work: a picture, or for the kernel a group of three."""
     torch.set_num_threads(1)
     layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
     norm = nn.BatchNorm2d(channels)
@@ -195,6 +195,8 @@ def test_a_norm_with_its_convolution_is_the_norm_after_it(
             beyond = (ours.double() - right.double()).abs() > 3 * ROUNDED * right.abs().max()
             assert float(beyond.double().mean()) < 2e-3
     for ours, right in zip((conv.weight, *norm.parameters()), (other.weight, *other_norm.parameters()), strict=True):
+        assert ours.grad is not None
+        assert right.grad is not None
         assert float((ours.grad - right.grad).norm() / right.grad.norm()) < 0.03
     for name, value in other_norm.named_buffers():
         close(norm.get_buffer(name), value, 1e-3)
@@ -210,8 +212,28 @@ def test_a_norm_with_its_convolution_asks_for_no_more_than_is_wanted() -> None:
     ours(x).sum().backward()  # the norm alone learns
     assert conv.weight.grad is None
     assert ours.norm.norm.bias.grad is not None
+    conv.weight.grad, x = None, x.requires_grad_()
+    ours(x).square().sum().backward()  # the pictures too
+    assert conv.weight.grad is None
+    alone = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    ours.norm(tiles.TileConv(conv)(alone)).square().sum().backward()
+    close(x.grad, alone.grad, 3 * ROUNDED)
     with pytest.raises(ValueError, match="too small"):
         tiles.TileConvNorm(nn.Conv2d(16, 32, 9, bias=False), ours.norm)(x)
+    with pytest.raises(ValueError, match="a norm of 32 channels has no statistics"):
+        tiles.TileConvNorm(nn.Conv2d(16, 48, 3, bias=False), ours.norm)(x)
+    with pytest.raises(ValueError, match="no statistics of a map"):
+        ours(x[:0])
+
+
+@needs_tiles
+def test_statistics_with_a_convolution_are_those_of_the_map_as_it_is_written() -> None:
+    """The same everywhere, and far from 0: a mean of what was not yet rounded would be many deviations away."""
+    conv, norm = nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16)
+    together = tiles.TileConvNorm(conv, FusedNorm(norm, relu_first=False, relu_after=False, dropout=0))
+    nn.init.constant_(conv.weight, 0.313)
+    y = together(torch.ones(4, 16, 5, 5).contiguous(memory_format=torch.channels_last))
+    assert float(y.detach().abs().max()) < 0.01
 
 
 @needs_tiles
