@@ -1,8 +1,7 @@
 /* Batch norm with what stands around it, in as few passes over memory as there can be.
 
    A map is [M, C] numbers (element.h): M pixels of all pictures, C channels side by side (channels-last memory). C is a multiple of
-   16, one vector. Forward: one pass for the statistics (where who wrote the map has
-   not summed them), one for
+   16, one vector. Forward: one pass for the statistics (unless who wrote the map has summed them already), one for
 
        y = keep(relu_after(scale * relu_first(x) + shift)) + residual
 
@@ -165,6 +164,14 @@ INLINE void backward_block(const element *x, const element *g, const float *scal
         else { CALLS }                                                                                         \
     }
 
+/* Does what follows for the pixels from .. to of each piece k, one a thread. */
+#define IN_PIECES(original, ...)                                                                                 \
+    _Pragma("omp parallel for schedule(static, 1)")                                                              \
+    for (int k = 0; k < pieces; k++) {                                                                           \
+        const int64_t from = piece((original)->pixels, pieces, k), to = piece((original)->pixels, pieces, k + 1); \
+        __VA_ARGS__                                                                                              \
+    }
+
 static void total(double *sums, int pieces, int64_t n) {   /* the pieces' sums, added in order into the first */
     for (int k = 1; k < pieces; k++)
         for (int64_t i = 0; i < n; i++) sums[i] += sums[k * n + i];
@@ -193,16 +200,11 @@ void FOR(norm_line)(double *sums, int pieces, const element *pivots, const float
 /* The line of the norm of relu_first(x). */
 int FOR(norm_statistics)(const element *x, const float *weight, const float *bias, double eps, double share,
                          const layer *original, float *running_mean, float *running_var, float *line) {
-    const int64_t C = original->channels, M = original->pixels;
+    const int64_t C = original->channels;
     const int pieces = omp_get_max_threads();
     double *sums = calloc(2 * C * pieces, sizeof(double));
     if (!sums) return 1;
-#pragma omp parallel for schedule(static, 1)
-    for (int k = 0; k < pieces; k++) {
-        double *own = sums + 2 * C * k;
-        const int64_t from = piece(M, pieces, k), to = piece(M, pieces, k + 1);
-        WITH(original, BLOCKS(l, sum_block(x, x, l, from, to, c, n, own)))
-    }
+    IN_PIECES(original, double *own = sums + 2 * C * k; WITH(original, BLOCKS(l, sum_block(x, x, l, from, to, c, n, own))))
     FOR(norm_line)(sums, pieces, x, weight, bias, eps, share, original, running_mean, running_var, line);
     free(sums);
     return 0;
@@ -211,12 +213,9 @@ int FOR(norm_statistics)(const element *x, const float *weight, const float *bia
 void FOR(norm_forward)(const element *x, const float *line, const element *residual, const layer *original, element *y) {
     const float *scale = line + 2 * original->channels, *shift = line + 3 * original->channels;
     const int pieces = omp_get_max_threads();
-#pragma omp parallel for schedule(static, 1)
-    for (int k = 0; k < pieces; k++) {
-        const int64_t from = piece(original->pixels, pieces, k), to = piece(original->pixels, pieces, k + 1);
-        if (residual) WITH(original, BLOCKS(l, forward_block(x, scale, shift, residual, l, from, to, c, n, y)))
-        else WITH(original, BLOCKS(l, forward_block(x, scale, shift, NULL, l, from, to, c, n, y)))
-    }
+    IN_PIECES(original,
+              if (residual) WITH(original, BLOCKS(l, forward_block(x, scale, shift, residual, l, from, to, c, n, y)))
+              else WITH(original, BLOCKS(l, forward_block(x, scale, shift, NULL, l, from, to, c, n, y))))
 }
 
 /* The gradients of the norm's weight and bias, and what that of its input takes: slopes[0..C) slope, [C..2C) offset. line: as
@@ -228,12 +227,8 @@ int FOR(norm_slopes)(const element *x, const element *g, const float *line, cons
     const int pieces = omp_get_max_threads();
     double *sums = calloc(2 * C * pieces, sizeof(double));
     if (!sums) return 1;
-#pragma omp parallel for schedule(static, 1)
-    for (int k = 0; k < pieces; k++) {
-        double *own = sums + 2 * C * k;
-        const int64_t from = piece(M, pieces, k), to = piece(M, pieces, k + 1);
-        WITH(original, BLOCKS(l, gradient_sums_block(x, g, scale, shift, mean, l, from, to, c, n, own)))
-    }
+    IN_PIECES(original, double *own = sums + 2 * C * k;
+              WITH(original, BLOCKS(l, gradient_sums_block(x, g, scale, shift, mean, l, from, to, c, n, own))))
     total(sums, pieces, 2 * C);
     for (int64_t c = 0; c < C; c++) {
         const double squared = (double)inverse[c] * inverse[c];
@@ -258,9 +253,5 @@ void FOR(norm_backward_piece)(const element *x, const element *g, const float *l
 void FOR(norm_backward)(const element *x, const element *g, const float *line, const float *slopes, const layer *original,
                         element *dx) {
     const int pieces = omp_get_max_threads();
-#pragma omp parallel for schedule(static, 1)
-    for (int k = 0; k < pieces; k++) {
-        const int64_t from = piece(original->pixels, pieces, k), to = piece(original->pixels, pieces, k + 1);
-        FOR(norm_backward_piece)(x, g, line, slopes, original, from, to, dx + from * original->channels);
-    }
+    IN_PIECES(original, FOR(norm_backward_piece)(x, g, line, slopes, original, from, to, dx + from * original->channels);)
 }

@@ -115,7 +115,7 @@ class _Norm(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any,
         x: torch.Tensor,
-        weight: torch.Tensor,
+        weight: torch.Tensor,  # the norm's parameters, which `of` holds: named for their gradients
         bias: torch.Tensor,
         residual: torch.Tensor | None,
         of: FusedNorm,

@@ -116,9 +116,10 @@ def _fuse(traced: fx.GraphModule, node: fx.Node, norm: nn.BatchNorm2d) -> None:
 
 
 def _overwritten(traced: fx.GraphModule, conv: fx.Node) -> bool:
-    """Whether the map that `conv` reads may be another by the time that the norm's neighbours are reached."""
+    """Whether a ReLU in place makes the map that `conv` reads another before the norm's neighbours are reached."""
     source = conv.args[0]
-    return isinstance(source, fx.Node) and any(_is_relu(traced, user) for user in source.users)
+    readers = [_layer(traced, user, nn.ReLU) for user in source.users] if isinstance(source, fx.Node) else []
+    return any(relu is not None and relu.inplace for relu in readers)
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:

@@ -141,7 +141,7 @@ INLINE void out(const float *first, const float *second, const float *bias, cons
     WHEN(1, 1, CALL) WHEN(2, 1, CALL) WHEN(3, 1, CALL) WHEN(4, 1, CALL) WHEN(5, 1, CALL) WHEN(6, 1, CALL)    \
     WHEN(1, 2, CALL) WHEN(2, 2, CALL) WHEN(3, 2, CALL) WHEN(1, 3, CALL) WHEN(2, 3, CALL) {}
 
-/* Six sums at a time are a fifth faster than two, but up to a third slower where another guest of the host uses the same
+/* Six sums at a time are a fifth faster than two, but up to two fifths slower where another guest of the host uses the same
    core's tiles: then every tile that holds numbers seems to cost. The sums are the same to the last bit, so each piece of the
    work tries both on its second and third round and keeps to the faster. A round begins with all tiles empty. */
 typedef struct { int64_t round; int few; uint64_t since, took[2]; } trial;

@@ -56,7 +56,7 @@ class TileConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         conv = self.conv
-        _check(conv, x)
+        _checked_shape(conv, x)
         return _Conv.apply(x.bfloat16(), conv.weight, conv.bias, _sizes(conv))  # type: ignore[no-any-return]
 
 
@@ -71,9 +71,9 @@ class TileConvNorm(nn.Module):
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         conv, norm = self.conv, self.norm.norm
-        _check(conv, x)
+        shape = _checked_shape(conv, x)
         require(x, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        if residual is not None and (residual.dtype != torch.bfloat16 or residual.shape != _shape_of(conv, x)):
+        if residual is not None and (residual.dtype != torch.bfloat16 or residual.shape != shape):
             return self(x) + residual  # one that is broadcast
         return _ConvNorm.apply(x.bfloat16(), conv.weight, norm.weight, norm.bias, residual, self)  # type: ignore[no-any-return]
 
@@ -84,18 +84,16 @@ def _sizes(conv: nn.Conv2d) -> Sizes:
     return conv.stride[0], conv.dilation[0], padding[0]
 
 
-def _shape_of(conv: nn.Conv2d, x: torch.Tensor) -> tuple[int, ...]:
-    k, sizes = conv.kernel_size[0], _sizes(conv)
-    return x.shape[0], conv.out_channels, out_side(x.shape[2], k, *sizes), out_side(x.shape[3], k, *sizes)
-
-
-def _check(conv: nn.Conv2d, x: torch.Tensor) -> None:
+def _checked_shape(conv: nn.Conv2d, x: torch.Tensor) -> tuple[int, ...]:
+    """[N, O, H', W']. Raises TypeError or ValueError for a map that `conv` cannot read."""
     require(x, conv.weight, conv.bias)
     if x.shape[1] != conv.in_channels:
         raise ValueError(f"a map of {x.shape[1]} channels does not fit a layer of {conv.in_channels}")
-    if min(_shape_of(conv, x)[2:]) < 1:
-        side = conv.kernel_size[0]
-        raise ValueError(f"a map of {x.shape[2]}x{x.shape[3]} pixels is too small for a kernel of {side}x{side}")
+    k = conv.kernel_size[0]
+    height, width = (out_side(side, k, *_sizes(conv)) for side in x.shape[2:])
+    if min(height, width) < 1:
+        raise ValueError(f"a map of {x.shape[2]}x{x.shape[3]} pixels is too small for a kernel of {k}x{k}")
+    return x.shape[0], conv.out_channels, height, width
 
 
 class _Conv(torch.autograd.Function):
@@ -124,7 +122,7 @@ class _ConvNorm(torch.autograd.Function):
         ctx: Any,
         x: torch.Tensor,
         weight: torch.Tensor,
-        scale: torch.Tensor,
+        scale: torch.Tensor,  # the norm's parameters, which `of` holds: named for their gradients
         shift: torch.Tensor,
         residual: torch.Tensor | None,
         of: TileConvNorm,

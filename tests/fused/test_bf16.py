@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator
 
+import fused_maps
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from fused_maps import close
+from torch import fx, nn
 
 from featherweight import models
 from featherweight.fused import build, first, tiles
@@ -24,31 +25,16 @@ from featherweight.fused.rewrite import fused
 from featherweight.training.engine import without_dropout
 from featherweight.training.whitening import freeze_first_layer
 
-pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler here: fused operations did not run")
+pytestmark = [
+    pytest.mark.skipif(build.library() is None, reason="no C compiler here: fused operations did not run"),
+    pytest.mark.usefixtures("threads"),
+]
 needs_tiles = pytest.mark.skipif(not tiles.available(), reason="no AMX here: convolutions by matrix tiles did not run")
 ROUNDED = 5e-3  # of the largest value: a step of bfloat16 and some
 
 
-@pytest.fixture(params=[1, 3], ids=["one thread", "three threads"], autouse=True)
-def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    torch.manual_seed(0)  # a ReLU's input within a rounding of 0 is let through by one and not by the other
-    yield
-    torch.set_num_threads(before)
-
-
 def maps(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator).bfloat16().contiguous(memory_format=torch.channels_last)
-
-
-def close(found: torch.Tensor | None, right: torch.Tensor | None, tolerance: float) -> None:
-    """Largest difference against the largest value."""
-    assert found is not None
-    assert right is not None
-    right = right.detach().double()
-    assert float((found.detach().double() - right).abs().max()) <= tolerance * float(right.abs().max().clamp(min=1e-6))
+    return fused_maps.maps(*shape, seed=seed, kind=torch.bfloat16)
 
 
 @pytest.mark.parametrize(("first_relu", "after"), [(False, False), (True, False), (False, True)])
@@ -326,3 +312,43 @@ def test_a_network_takes_the_same_step(name: str, frozen: bool) -> None:
     assert error(network) <= (1.5 * torchs + 0.01 if math.isfinite(torchs) else 1 / 3)
     for key, value in exact.named_buffers():
         torch.testing.assert_close(network.get_buffer(key).double(), value.double(), rtol=0.03, atol=0.01)
+
+
+def called(rewritten: object) -> list[type[nn.Module]]:
+    """The kinds of layers that the rewritten pass calls."""
+    assert isinstance(rewritten, fx.GraphModule)
+    return [type(rewritten.get_submodule(str(one.target))) for one in rewritten.graph.nodes if one.op == "call_module"]
+
+
+@needs_tiles
+def test_convolutions_and_norms_are_joined_where_nothing_comes_between() -> None:
+    rewritten = fused(models.build("feather_quick").train(), torch.bfloat16)
+    kinds = called(rewritten)
+    assert kinds.count(tiles.TileConvNorm) == 8  # every convolution but the first and the depthwise ones
+    assert tiles.TileConv not in kinds
+
+
+class Overwriting(nn.Module):
+    """A ReLU in place changes what the convolution has read before the norm's neighbour, the addition, is reached."""
+
+    def __init__(self, *, inplace: bool) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.relu = nn.ReLU(inplace=inplace)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = self.conv(x)
+        return self.norm(found) + self.relu(x)
+
+
+@needs_tiles
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_map_that_is_overwritten_is_read_before(inplace: bool) -> None:
+    network = Overwriting(inplace=inplace).train()
+    rewritten = fused(network, torch.bfloat16)
+    assert (tiles.TileConvNorm in called(rewritten)) is not inplace
+    assert rewritten is not None
+    x = maps(4, 16, 6, 6)
+    with torch.no_grad():
+        right = copy.deepcopy(network).double()(x.double())
+        close(rewritten(x), right, 2 * ROUNDED)

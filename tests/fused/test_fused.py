@@ -6,13 +6,13 @@ import copy
 import itertools
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from fused_maps import close, maps
 from torch import nn
 
 from featherweight import models
@@ -25,26 +25,6 @@ from featherweight.training.engine import without_dropout
 from featherweight.training.whitening import freeze_first_layer
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler here: fused operations did not run")
-
-
-@pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
-def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each piece of work is done whole and in pieces, whose borders and sums over pieces must be right."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
-def maps(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator).contiguous(memory_format=torch.channels_last)
-
-
-def close(found: torch.Tensor, right: torch.Tensor, tolerance: float) -> None:
-    """Largest difference against the largest value."""
-    right = right.detach().double()
-    assert float((found.detach().double() - right).abs().max()) <= tolerance * float(right.abs().max().clamp(min=1e-6))
 
 
 @pytest.mark.usefixtures("threads")
